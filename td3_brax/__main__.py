@@ -1,0 +1,31 @@
+"""``td3-brax COMMAND ...``: only dispatches."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from td3_brax.cli import fail
+from td3_brax.config import nearest
+
+COMMANDS = {
+    "train": ("td3_brax.train", "train a policy (the default job)"),
+    "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
+}
+
+
+def main() -> int:
+    """Run the command named by the first argument with the rest."""
+    name, *rest = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        print("usage: td3-brax COMMAND [OPTIONS]\n\ncommands (td3-brax COMMAND --help for its options):")
+        for command, (_, help) in COMMANDS.items():
+            print(f"  {command:<8}{help}")
+        return 0
+    if name not in COMMANDS:
+        return fail(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    return int(importlib.import_module(COMMANDS[name][0]).main(rest))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Command line and config file, derived from the fields of :class:`td3_brax.config.Config`.
+
+Values are read as YAML (of which JSON is a part) and made the field's type, so that what a shell, a
+sweep agent or a file writes is taken alike: ``[256, 256]``, ``1e6`` for an integer, ``True``, ``true``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from td3_brax.config import FIELDS, PRESETS, ConfigError, nearest, show
+
+TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}
+
+
+def coerce(name: str, value: Any) -> Any:
+    """``value``, a text or what YAML made of one, as the type of the option ``name``.
+
+    Raises:
+        ConfigError: it can't be.
+    """
+    kind = str(FIELDS[name].type)
+    if kind == "str":
+        return str(value)
+    if isinstance(value, str):
+        value = _read(value)
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        raise ConfigError(name, value, "must be true or false")
+    if kind == "tuple[int, ...]":
+        items = value if isinstance(value, list | tuple) else [value]
+        if all(_is_whole(item) for item in items):
+            return tuple(int(item) for item in items)
+        raise ConfigError(name, value, "must be a list of whole numbers, such as [256,256]")
+    if kind == "int":
+        if _is_whole(value):
+            return int(value)
+        raise ConfigError(name, value, "must be a whole number")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    raise ConfigError(name, value, "must be a number")
+
+
+def _read(text: str) -> Any:
+    """What YAML or Python make of a text; numbers in either's forms."""
+    for read in (float, ast.literal_eval, yaml.safe_load):
+        try:
+            value = read(text.strip())
+        except (ValueError, SyntaxError, yaml.YAMLError, MemoryError, RecursionError):
+            continue
+        if read is float and value.is_integer() and "e" not in text.lower() and "." not in text:
+            return int(text)
+        if isinstance(value, list | tuple):
+            return [_read(item) if isinstance(item, str) else item for item in value]
+        return value
+    return text
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+
+
+def load_config(path: str) -> dict[str, Any]:
+    """The options in a YAML or JSON file, such as a run's ``config.json``.
+
+    Raises:
+        ConfigError: the file can't be read, is not a mapping, or holds an unknown option.
+    """
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("config", path, f"can't be read ({error})") from None
+    except yaml.YAMLError:
+        raise ConfigError("config", path, "is neither YAML nor JSON") from None
+    if not isinstance(loaded, dict):
+        raise ConfigError("config", path, "must hold options as `name: value`")
+    for name in loaded:
+        if name not in FIELDS:
+            raise ConfigError("config", path, f"unknown option {name}{nearest(str(name), FIELDS)}")
+    return {name: coerce(name, value) for name, value in loaded.items()}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but every error is one line and options are spelled with ``_`` or ``-``."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line, exit code 2."""
+        raise SystemExit(fail(message))
+
+    def parse(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Parse ``argv``; an unknown option is answered with the nearest name."""
+        names = {flag[2:] for action in self._actions for flag in action.option_strings if flag[:2] == "--"}
+        tokens = []
+        for token in argv:
+            if token.startswith("--"):
+                flag, equals, value = token[2:].partition("=")
+                flag = flag.replace("-", "_")
+                if flag not in names:
+                    self.error(f"unknown option --{flag}{nearest(flag, names)}; see --help")
+                token = f"--{flag}{equals}{value}"
+            tokens.append(token)
+        return self.parse_args(tokens)
+
+
+def fail(message: object) -> int:
+    """Say why on standard error, in one line; returns the exit code for bad input."""
+    print(f"td3-brax: {message}", file=sys.stderr)
+    return 2
+
+
+def train_parser() -> Parser:
+    """The options of ``td3-brax train``."""
+    parser = Parser(
+        prog="td3-brax train",
+        description="Train TD3 on a brax task, wholly on the device.",
+        epilog="Defaults are the preset's (quick unless said); quick's differ between CPU and GPU.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="options from a YAML or JSON file; those on the command line win"
+    )
+    groups: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        group = field.metadata["group"]
+        if group not in groups:
+            groups[group] = parser.add_argument_group(group)
+        choices = field.metadata["choices"] or (tuple(PRESETS) if name == "preset" else ())
+        among = f" [{', '.join(choices)}]" if choices else ""
+        text = f"{field.metadata['help']}{among} ({default_text(name)})".replace("%", "%%")
+        groups[group].add_argument(f"--{name}", metavar=TYPES[str(field.type)], help=text)
+    return parser
+
+
+def default_text(name: str) -> str:
+    """What the help says of an option's default: one value, or the quick preset's and the others'."""
+    default, env = FIELDS[name].default, str(FIELDS["env"].default)
+
+    def of(preset: str, platform: str) -> str:
+        return show(PRESETS[preset](env, platform).get(name, default)) or "none"
+
+    cpu, gpu = of("quick", "cpu"), of("quick", "gpu")
+    values = {"quick": cpu if cpu == gpu else f"{cpu} on CPU, {gpu} on GPU"}
+    values |= {preset: of(preset, "cpu") for preset in PRESETS if preset != "quick"}
+    if len(set(values.values())) == 1:
+        return f"default: {cpu}"
+    parts = [f"default: {values['quick']}"]
+    for value in dict.fromkeys(values.values()):
+        sharing = [p for p, v in values.items() if v == value and p != "quick"]
+        if sharing and value != values["quick"]:
+            parts.append(f"{', '.join(sharing)}: {value}")
+    return "; ".join(parts)
+
+
+def parse_train(argv: Sequence[str]) -> dict[str, Any]:
+    """The options given, by name: those of ``--config``, then those on the command line.
+
+    Raises:
+        ConfigError: a value that can't be read.
+        SystemExit: ``--help``, or an unknown option (code 2).
+    """
+    given = {name: value for name, value in vars(train_parser().parse(argv)).items() if value is not None}
+    path = given.pop("config", None)
+    explicit = load_config(path) if path else {}
+    return explicit | {name: coerce(name, value) for name, value in given.items()}
+
+
+def guarded(job: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str] | None], int]:
+    """A command's ``main``: bad input becomes one line and exit code 2."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        try:
+            return job(sys.argv[1:] if argv is None else argv)
+        except ConfigError as error:
+            return fail(error)
+
+    return main

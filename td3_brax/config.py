@@ -1,0 +1,261 @@
+"""The options: frozen dataclass, presets, and the checks that need nothing but the options.
+
+This is the single source for the command line, the config file, a run's ``config.json``, sweep keys
+and the option tables in the docs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+BRAX_TASKS = (
+    "ant",
+    "halfcheetah",
+    "hopper",
+    "humanoid",
+    "humanoidstandup",
+    "inverted_double_pendulum",
+    "inverted_pendulum",
+    "pusher",
+    "reacher",
+    "swimmer",
+    "walker2d",
+)
+BACKENDS = ("mjx", "generalized", "positional", "spring")
+
+
+class ConfigError(ValueError):
+    """An option that can't be used. Its text is one line: option, value, what is allowed."""
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        super().__init__(f"--{option}={show(value)}: {allowed}")
+
+
+def show(value: object) -> str:
+    """A value as one would type it on the command line."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(show(item) for item in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``" (did you mean X?)"`` for the closest of ``names``, or nothing where none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def option(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with what the command line says of it and the values it allows."""
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most}
+    return dataclasses.field(
+        default=default, metadata={"group": group, "help": help, "choices": choices, **bounds}
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Floats may vary between the members of one program; the rest shapes the program."""
+
+    preset: str = option("quick", "run", "named set of defaults")
+    seed: int = option(0, "run", "every random number follows from it", at_least=0)
+    total_env_steps: int = option(
+        1_000_000, "run", "length of the run, in environment steps; rounded up to a whole report", above=0
+    )
+    out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)")
+    deterministic: bool = option(
+        False, "run", "same numbers bit for bit on a GPU too, slower (a CPU run always has them)"
+    )
+
+    env: str = option("ant", "task", "the brax task", choices=BRAX_TASKS)
+    backend: str = option("mjx", "task", "physics of the brax task", choices=BACKENDS)
+    num_envs: int = option(128, "task", "environments that step together", above=0)
+    time_limit: int = option(
+        1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0
+    )
+    spread_phases: bool = option(
+        False, "task", "first episodes start at random steps, so that time limits do not coincide"
+    )
+
+    updates_per_env_step: float = option(
+        1.0, "replay", "critic updates per environment step, however many run in parallel", above=0
+    )
+    batch_size: int = option(256, "replay", "transitions per update", above=0)
+    replay_capacity: int = option(
+        1_000_000, "replay", "transitions kept; rounded up to a whole vector step", above=0
+    )
+    warmup_env_steps: int = option(
+        1000, "replay", "first environment steps, with uniform actions", at_least=0
+    )
+    update_during_warmup: bool = option(
+        True, "replay", "update after each step from the first on, rather than after the warm-up only"
+    )
+
+    hidden_sizes: tuple[int, ...] = option(
+        (256, 256), "networks", "units of each hidden layer, actor and critics", above=0
+    )
+    normalize_obs: bool = option(False, "networks", "scale observations by their running mean and deviation")
+
+    gamma: float = option(0.99, "TD3", "discount per step", at_least=0, at_most=1)
+    tau: float = option(0.005, "TD3", "step of the targets' Polyak averaging", above=0, at_most=1)
+    actor_lr: float = option(1e-3, "TD3", "Adam step size of the actor", above=0)
+    critic_lr: float = option(1e-3, "TD3", "Adam step size of the critics", above=0)
+    exploration_noise: float = option(
+        0.1, "TD3", "standard deviation of the Gaussian noise on actions in [-1, 1]", at_least=0
+    )
+    exploration_noise_spread: float = option(
+        0.0, "TD3", "added to it, from 0 for the first environment to this for the last", at_least=0
+    )
+    target_noise: float = option(0.2, "TD3", "standard deviation of the target policy's noise", at_least=0)
+    target_noise_clip: float = option(0.5, "TD3", "that noise is clipped to +- this", at_least=0)
+    policy_delay: int = option(2, "TD3", "critic updates per update of actor and targets", above=0)
+    num_critics: int = option(
+        2, "TD3", "critics whose minimum is the target (1: no clipped double Q)", above=0, at_most=2
+    )
+
+    report_every: int = option(5000, "evaluation", "environment steps between reports", above=0)
+    eval_every: int = option(
+        5000, "evaluation", "environment steps between evaluations; rounded to whole reports", above=0
+    )
+    eval_episodes: int = option(10, "evaluation", "episodes of each greedy evaluation", above=0)
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            _check_field(field, getattr(self, field.name))
+        if self.preset not in PRESETS:
+            raise ConfigError(
+                "preset",
+                self.preset,
+                f"must be one of {', '.join(PRESETS)}{nearest(self.preset, PRESETS)}",
+            )
+        capacity = -(-self.replay_capacity // self.num_envs) * self.num_envs
+        if self.batch_size > capacity:
+            raise ConfigError(
+                "batch_size",
+                self.batch_size,
+                f"must be at most the replay's capacity, {capacity} (--replay_capacity)",
+            )
+
+
+FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
+
+
+def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
+    meta = field.metadata
+    if meta["choices"] and value not in meta["choices"]:
+        allowed = f"must be one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
+        raise ConfigError(field.name, value, allowed)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if field.name == "hidden_sizes" and not numbers:
+        raise ConfigError(field.name, value, "must name at least one layer, such as [256,256]")
+    for number in numbers:
+        if isinstance(number, bool | str):
+            continue
+        if not math.isfinite(number):
+            raise ConfigError(field.name, value, "must be finite")
+        if meta["above"] is not None and number <= meta["above"]:
+            raise ConfigError(field.name, value, f"must be above {meta['above']:g}")
+        if meta["at_least"] is not None and number < meta["at_least"]:
+            raise ConfigError(field.name, value, f"must be at least {meta['at_least']:g}")
+        if meta["at_most"] is not None and number > meta["at_most"]:
+            raise ConfigError(field.name, value, f"must be at most {meta['at_most']:g}")
+
+
+def _paper(env: str, platform: str) -> dict[str, Any]:
+    """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C."""
+    return {
+        "num_envs": 1,
+        "total_env_steps": 1_000_000,
+        "updates_per_env_step": 1.0,
+        "batch_size": 100,
+        "replay_capacity": 1_000_000,
+        "warmup_env_steps": 10_000 if env in ("ant", "halfcheetah") else 1000,
+        "update_during_warmup": True,
+        "hidden_sizes": (400, 300),
+    }
+
+
+def _author(env: str, platform: str) -> dict[str, Any]:
+    """The paper's first author's later public code."""
+    short = env in ("inverted_pendulum", "inverted_double_pendulum", "reacher")
+    return _paper(env, platform) | {
+        "batch_size": 256,
+        "hidden_sizes": (256, 256),
+        "actor_lr": 3e-4,
+        "critic_lr": 3e-4,
+        "warmup_env_steps": 1000 if short else 25_000,
+        "update_during_warmup": False,
+    }
+
+
+def _ddpg(env: str, platform: str) -> dict[str, Any]:
+    """The paper's "our DDPG": TD3's architecture and settings without its three changes."""
+    return _paper(env, platform) | {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
+
+
+def _quick(env: str, platform: str) -> dict[str, Any]:
+    """What reaches a walking Ant soonest on the device at hand."""
+    shared = {
+        "spread_phases": True,
+        "normalize_obs": True,
+        "hidden_sizes": (256, 256),
+        "gamma": 0.98,
+        "tau": 0.01,
+        "exploration_noise": 0.1,
+        "exploration_noise_spread": 0.3,
+        "update_during_warmup": False,
+        "replay_capacity": 1_000_000,
+        "eval_episodes": 32,
+    }
+    if platform == "cpu":
+        return shared | {
+            "num_envs": 128,
+            "updates_per_env_step": 0.125,
+            "batch_size": 256,
+            "warmup_env_steps": 8192,
+            "total_env_steps": 1_000_000,
+            "report_every": 8192,
+            "eval_every": 65_536,
+        }
+    return shared | {
+        "num_envs": 2048,
+        "updates_per_env_step": 2 / 2048,
+        "batch_size": 4096,
+        "warmup_env_steps": 65_536,
+        "total_env_steps": 20_000_000,
+        "report_every": 262_144,
+        "eval_every": 1_048_576,
+        "eval_episodes": 128,
+    }
+
+
+PRESETS = {"quick": _quick, "paper": _paper, "author": _author, "ddpg": _ddpg}
+
+
+def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
+    """The preset's values for this task and platform (``cpu`` or ``gpu``), overridden by ``explicit``.
+
+    Raises:
+        ConfigError: an option or value that can't be used.
+    """
+    for name, value in explicit.items():
+        if name not in FIELDS:
+            raise ConfigError(name, value, f"unknown option{nearest(name, FIELDS)}")
+    preset = str(explicit.get("preset", FIELDS["preset"].default))
+    env = str(explicit.get("env", FIELDS["env"].default))
+    base = PRESETS[preset](env, platform) if preset in PRESETS else {}
+    return Config(**(base | dict(explicit)))

@@ -1,0 +1,1 @@
+"""Tasks and the batching of them. Nothing here knows of learning."""

@@ -1,0 +1,192 @@
+"""TD3 (Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477, Algorithm 1), for one member.
+
+The fifteen steps of the algorithm are numbered here, in ``collect.py`` and in ``replay.py``:
+ 1 replay memory            (replay.init)        9 the target r + gamma min  (critic_step)
+ 2 actor and its target     (init)              10 both critics' Q(s, a)     (critic_step)
+ 3 critics and their targets(init)              11 the critic loss           (critic_step)
+ 4 sample a batch           (replay.sample)     12 Adam step on the critics  (critic_step)
+ 5 the target's action      (critic_step)       13 Adam ascent of the actor  (actor_step)
+ 6 clipped noise on it      (critic_step)       14 Polyak: actor target      (actor_step)
+ 7 both targets' Q(s', a')  (critic_step)       15 Polyak: critic targets    (actor_step)
+ 8 their minimum            (critic_step)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from td3_brax.state import Hyper, Learner, Params, Transition, UpdateStats
+
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+def adam_step(
+    params: Params, opt: Any, grads: Params, lr: jax.Array, active: jax.Array
+) -> tuple[Params, Any]:
+    """One Adam step (Kingma, Ba 2015, Algorithm 1), or none where not ``active``."""
+    direction, new_opt = ADAM.update(grads, opt)
+    new = jax.tree.map(lambda p, d: p - lr * d, params, direction)
+    return keep_if(active, new, params), keep_if(active, new_opt, opt)
+
+
+def keep_if(active: jax.Array, new: Any, old: Any) -> Any:
+    """``new`` where ``active`` []; elementwise, so that it fuses with what made ``new``."""
+    return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
+
+
+def polyak(target: Params, params: Params, tau: jax.Array) -> Params:
+    """tau * params + (1 - tau) * target."""
+    return jax.tree.map(lambda t, p: tau * p + (1 - tau) * t, target, params)
+
+
+@dataclass(frozen=True)
+class TD3:
+    """The learner's static part. Its functions take a :class:`Learner` and return a new one."""
+
+    actor: nn.Module
+    critic: nn.Module
+    policy_delay: int
+
+    def init(self, key: jax.Array, obs_size: int, action_size: int) -> Learner:
+        """New parameters; the targets equal them."""
+        actor_key, critic_key = jax.random.split(key)
+        obs, action = jnp.zeros((1, obs_size)), jnp.zeros((1, action_size))
+        # 2. An actor and an actor target, equal at the start.
+        actor = self.actor.init(actor_key, obs)
+        # 3. Two critics and two critic targets, likewise.
+        critic = self.critic.init(critic_key, obs, action)
+        return Learner(
+            actor=actor,
+            actor_target=jax.tree.map(jnp.copy, actor),
+            critic=critic,
+            critic_target=jax.tree.map(jnp.copy, critic),
+            actor_opt=ADAM.init(actor),
+            critic_opt=ADAM.init(critic),
+        )
+
+    def critic_step(
+        self, learner: Learner, hyper: Hyper, batch: Transition, noise: jax.Array, active: jax.Array
+    ) -> tuple[Learner, tuple[jax.Array, jax.Array, jax.Array]]:
+        """Steps 5 to 12, on a batch [B, ...] with standard normal ``noise`` [B, A].
+
+        Returns:
+            the learner, and the critic loss, mean Q and mean target, each [].
+        """
+        # 5. From s' the actor target plays a'.
+        next_action = self.actor.apply(learner.actor_target, batch.next_obs)
+        # 6. Clipped Gaussian noise on a', clipped to the action range.
+        clip = hyper.target_noise_clip
+        next_action = jnp.clip(next_action + jnp.clip(noise * hyper.target_noise, -clip, clip), -1, 1)
+        # 7. Both critic targets give Q(s', a').
+        next_q = self.critic.apply(learner.critic_target, batch.next_obs, next_action)
+        # 8. Their minimum.
+        next_value = jnp.min(next_q, axis=0)
+        # 9. The target, without bootstrap after a termination.
+        target = batch.reward + hyper.gamma * (1 - batch.terminated) * next_value
+        if target.shape != batch.reward.shape:
+            raise ValueError(f"target {target.shape} for rewards {batch.reward.shape}")
+
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+            # 10. Both critics give Q(s, a).
+            q = self.critic.apply(params, batch.obs, batch.action)
+            # 11. The sum of two mean squared errors.
+            return jnp.sum(jnp.mean((q - target) ** 2, axis=1)), q.mean()
+
+        (critic_loss, q_mean), grads = jax.value_and_grad(loss, has_aux=True)(learner.critic)
+        # 12. One Adam step on the critics.
+        critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
+        learner = learner.replace(critic=critic, critic_opt=critic_opt)
+        return learner, (critic_loss, q_mean, target.mean())
+
+    def actor_step(
+        self, learner: Learner, hyper: Hyper, batch: Transition, active: jax.Array
+    ) -> tuple[Learner, jax.Array]:
+        """Steps 13 to 15. Returns the learner and the actor loss []."""
+        first = jax.tree.map(lambda leaf: leaf[:1], learner.critic)
+        critic = self.critic.clone(num_critics=1)
+
+        def loss(params: Params) -> jax.Array:
+            action = self.actor.apply(params, batch.obs)
+            return -jnp.mean(critic.apply(first, batch.obs, action))
+
+        # 13. Every second update, one Adam ascent step of the actor on the first critic.
+        actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
+        actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr, active)
+        tau = jnp.where(active, hyper.tau, 0)
+        return learner.replace(
+            actor=actor,
+            actor_opt=actor_opt,
+            # 14. Then Polyak averaging of the actor target,
+            actor_target=polyak(learner.actor_target, actor, tau),
+            # 15. and of both critic targets.
+            critic_target=polyak(learner.critic_target, learner.critic, tau),
+        ), actor_loss
+
+    def update_block(
+        self,
+        learner: Learner,
+        hyper: Hyper,
+        batches: Transition,
+        noise: jax.Array,
+        active: jax.Array,
+        done: int = 0,
+    ) -> tuple[Learner, UpdateStats]:
+        """U consecutive updates: actor and targets with every ``policy_delay``-th.
+
+        The delay is unrolled inside a scan over whole delays, so that no branch is compiled.
+
+        Args:
+            batches: leaves [U, B, ...].
+            noise: [U, B, A], standard normal.
+            active: [] bool; where false the learner stays as it is.
+            done: updates since the last one of the actor.
+        """
+        delay, total = self.policy_delay, noise.shape[0]
+        actor_losses: list[jax.Array] = []
+        critic_stats: list[tuple[jax.Array, ...]] = []
+
+        def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, tuple[Any, Any]]:
+            critics, actors = [], []
+            for i in range(xs[1].shape[0]):
+                batch, eps = jax.tree.map(lambda x, i=i: x[i], xs)
+                learner, stats = self.critic_step(learner, hyper, batch, eps, active)
+                critics.append(stats)
+                if (done + i + 1) % delay == 0:
+                    learner, actor_loss = self.actor_step(learner, hyper, batch, active)
+                    actors.append(actor_loss)
+            return learner, (critics, actors)
+
+        def take(start: int, stop: int) -> Any:
+            return jax.tree.map(lambda x: x[start:stop], (batches, noise))
+
+        head = min(-done % delay, total)
+        cycles = (total - head) // delay
+        tail = head + cycles * delay
+
+        if head:
+            learner, (critics, actors) = updates(learner, take(0, head), done)
+            critic_stats += critics
+            actor_losses += actors
+        if cycles:
+            xs = jax.tree.map(lambda x: x.reshape((cycles, delay) + x.shape[1:]), take(head, tail))
+            learner, (critics, actors) = jax.lax.scan(lambda c, x: updates(c, x, 0), learner, xs)
+            critic_stats += critics
+            actor_losses += actors
+        if tail < total:
+            learner, (critics, actors) = updates(learner, take(tail, total), 0)
+            critic_stats += critics
+            actor_losses += actors
+
+        def mean(values: list[jax.Array]) -> jax.Array:
+            return jnp.concatenate([jnp.ravel(v) for v in values]).mean() if values else jnp.zeros(())
+
+        loss, q, target_q = (mean([s[i] for s in critic_stats]) for i in range(3))
+        return learner, UpdateStats(
+            critic_loss=loss, actor_loss=mean(actor_losses), q_mean=q, target_q_mean=target_q
+        )

@@ -1,0 +1,210 @@
+"""The program: ``init(key)`` makes the state, ``train_chunk(state)`` advances it by one chunk.
+
+    chunk = groups x [ refill the fresh initial states
+                       blocks x rounds x [ steps x (act, step, insert)      collect
+                                           sample, updates x (TD3) ] ]      learn
+
+A chunk is one jitted, donated call: no Python, no host, no branch inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from td3_brax import collect, replay
+from td3_brax.config import Config
+from td3_brax.envs.task import Task
+from td3_brax.envs.vector import VectorEnv
+from td3_brax.learner import TD3
+from td3_brax.networks import Actor, Critic, init_obs_stats, normalize, update_obs_stats
+from td3_brax.schedule import Schedule, make_schedule
+from td3_brax.state import EpisodeStats, Hyper, Metrics, ObsStats, Params, TrainState, UpdateStats
+
+
+def over_members(function: Callable[..., Any], num_members: int) -> Callable[..., Any]:
+    """``function`` of one member, over a leading member axis; without a batch axis for a single one."""
+    if num_members > 1:
+        return jax.vmap(function)
+
+    def single(*args: Any) -> Any:
+        out = function(*jax.tree.map(lambda x: x[0], args))
+        return jax.tree.map(lambda x: x[None], out)
+
+    return single
+
+
+def make_hyper(config: Config) -> Hyper:
+    """The floats of ``config`` as one member's scalars."""
+    names = (
+        "gamma",
+        "tau",
+        "actor_lr",
+        "critic_lr",
+        "exploration_noise",
+        "exploration_noise_spread",
+        "target_noise",
+        "target_noise_clip",
+    )
+    learn_from = 0 if config.update_during_warmup else config.warmup_env_steps
+    return Hyper(
+        **{name: jnp.float32(getattr(config, name)) for name in names},
+        warmup_env_steps=jnp.int32(config.warmup_env_steps),
+        learn_from=jnp.int32(learn_from),
+    )
+
+
+@dataclass(frozen=True)
+class Loop:
+    """What is static in the program; made by :func:`build`."""
+
+    env: VectorEnv
+    td3: TD3
+    schedule: Schedule
+    batch_size: int
+    capacity: int
+    normalize_obs: bool
+
+    def init(self, keys: jax.Array, hyper: Hyper) -> TrainState:
+        """The state at the start, for members with ``keys`` [M] and ``hyper``, leaves [M]."""
+        num_members = keys.shape[0]
+        task = self.env.task
+
+        def member(key: jax.Array) -> tuple[Any, ...]:
+            env_key, learner_key, key = jax.random.split(key, 3)
+            learner = self.td3.init(learner_key, task.obs_size, task.action_size)
+            return self.env.init(env_key), learner, init_obs_stats(task.obs_size), key
+
+        env, learner, obs_stats, key = over_members(member, num_members)(keys)
+        return TrainState(
+            env=env,
+            replay=replay.init(self.capacity, num_members, task.obs_size, task.action_size),
+            learner=learner,
+            obs_stats=obs_stats,
+            hyper=hyper,
+            key=key,
+            env_steps=jnp.zeros(num_members, jnp.int32),
+            updates=jnp.zeros(num_members, jnp.int32),
+        )
+
+    def refill(self, state: TrainState) -> TrainState:
+        """Draw fresh initial states for all environments."""
+
+        def member(env: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+            key, refill_key = jax.random.split(key)
+            return self.env.refill(env, refill_key), key
+
+        env, key = over_members(member, state.key.shape[0])(state.env, state.key)
+        return state.replace(env=env, key=key)
+
+    def collect(self, state: TrainState) -> tuple[TrainState, EpisodeStats]:
+        """One vector step of every member, and its transitions into the replay."""
+
+        def member(s: TrainState) -> tuple[Any, ...]:
+            key, step_key = jax.random.split(s.key)
+            stats: ObsStats | None = s.obs_stats if self.normalize_obs else None
+            env, transition, episodes = collect.vector_step(
+                self.env, self.td3.actor, s.learner.actor, s.hyper, stats, s.env, s.env_steps, step_key
+            )
+            obs_stats = s.obs_stats
+            if self.normalize_obs:
+                obs_stats = update_obs_stats(obs_stats, transition.obs, transition.valid)
+            return env, obs_stats, key, transition, episodes
+
+        per_member = state.replace(replay=())
+        env, obs_stats, key, transition, episodes = over_members(member, state.key.shape[0])(per_member)
+        return state.replace(
+            env=env,
+            obs_stats=obs_stats,
+            key=key,
+            replay=replay.add(state.replay, transition),
+            env_steps=state.env_steps + self.env.num_envs,
+        ), episodes
+
+    def learn(self, state: TrainState, done: int) -> tuple[TrainState, UpdateStats]:
+        """A round's updates of every member; ``done`` of them since the actor's last."""
+        count = self.schedule.updates
+        num_members = state.key.shape[0]
+        task = self.env.task
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(state.key)
+        batches = replay.sample(state.replay, keys[:, 1], count * self.batch_size, task.obs_size)
+
+        def member(s: TrainState, batches: Any, key: jax.Array) -> tuple[Any, UpdateStats, jax.Array]:
+            batches = jax.tree.map(lambda x: x.reshape((count, self.batch_size) + x.shape[1:]), batches)
+            if self.normalize_obs:
+                batches = batches.replace(
+                    obs=normalize(s.obs_stats, batches.obs),
+                    next_obs=normalize(s.obs_stats, batches.next_obs),
+                )
+            noise = jax.random.normal(key, batches.action.shape)
+            active = s.env_steps >= s.hyper.learn_from
+            learner, stats = self.td3.update_block(s.learner, s.hyper, batches, noise, active, done)
+            return learner, stats, jnp.where(active, s.updates + count, s.updates)
+
+        per_member = state.replace(replay=())
+        learner, stats, updates = over_members(member, num_members)(per_member, batches, keys[:, 2])
+        return state.replace(learner=learner, updates=updates, key=keys[:, 0]), stats
+
+    def train_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """One chunk; to be jitted with the state donated."""
+        s = self.schedule
+
+        def block(state: TrainState, _: None) -> tuple[TrainState, tuple[EpisodeStats, UpdateStats]]:
+            episodes, stats = [], []
+            for i in range(s.rounds):
+                state, e = jax.lax.scan(lambda c, _: self.collect(c), state, length=s.steps)
+                state, u = self.learn(state, i * s.updates % self.td3.policy_delay)
+                episodes.append(jax.tree.map(lambda x: x.sum(axis=0), e))
+                stats.append(u)
+            return state, (
+                jax.tree.map(lambda *x: sum(x), *episodes),
+                jax.tree.map(lambda *x: sum(x) / len(x), *stats),
+            )
+
+        def group(state: TrainState, _: None) -> tuple[TrainState, Any]:
+            return jax.lax.scan(block, self.refill(state), length=s.blocks)
+
+        state, (episodes, stats) = jax.lax.scan(group, state, length=s.groups)
+        return state, Metrics(
+            env_steps=jnp.copy(state.env_steps),
+            updates=jnp.copy(state.updates),
+            episodes=jax.tree.map(lambda x: x.sum(axis=(0, 1)), episodes),
+            update=jax.tree.map(lambda x: x.mean(axis=(0, 1)), stats),
+        )
+
+
+def build(config: Config, task: Task) -> Loop:
+    """The program for ``config`` on ``task``.
+
+    Raises:
+        ConfigError: an update ratio that the number of environments can't meet.
+    """
+    return Loop(
+        env=VectorEnv(task, config.num_envs, config.time_limit, config.spread_phases),
+        td3=TD3(
+            Actor(config.hidden_sizes, task.action_size),
+            Critic(config.hidden_sizes, config.num_critics),
+            config.policy_delay,
+        ),
+        schedule=make_schedule(config),
+        batch_size=config.batch_size,
+        capacity=-(-config.replay_capacity // config.num_envs) * config.num_envs,
+        normalize_obs=config.normalize_obs,
+    )
+
+
+def init(loop: Loop, config: Config) -> TrainState:
+    """The state of a single run: one member."""
+    hyper = jax.tree.map(lambda x: x[None], make_hyper(config))
+    return loop.init(jax.random.key(config.seed)[None], hyper)
+
+
+def policy(loop: Loop, actor: Params, obs_stats: ObsStats) -> Callable[[jax.Array], jax.Array]:
+    """One member's greedy policy: observations [..., O] -> actions [..., A] in [-1, 1]."""
+    if not loop.normalize_obs:
+        return lambda obs: loop.td3.actor.apply(actor, obs)
+    return lambda obs: loop.td3.actor.apply(actor, normalize(obs_stats, obs))

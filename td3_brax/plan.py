@@ -1,0 +1,75 @@
+"""What a run will hold on the device, against what is there: before compiling, and before allocating."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from td3_brax.config import ConfigError
+
+GB = 1e9
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays in ``tree``, which may be shapes only."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes(device: jax.Device) -> int | None:
+    """Memory that the device can still give, or None where it can't be told."""
+    if device.platform != "cpu":
+        stats = device.memory_stats() or {}
+        limit = stats.get("bytes_limit")
+        return None if limit is None else int(limit) - int(stats.get("bytes_in_use", 0))
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_state(state: Any, device: jax.Device) -> None:
+    """Refuse a state (shapes suffice) that does not fit, before anything is compiled.
+
+    Raises:
+        ConfigError: names the largest part's option and the largest replay that fits.
+    """
+    there, needed = device_bytes(device), tree_bytes(state)
+    if there is None or needed <= there:
+        return
+    replay = tree_bytes(state.replay)
+    rest = needed - replay
+    if rest > there:
+        num_envs = state.env.steps.shape[1]
+        raise ConfigError(
+            "num_envs",
+            num_envs,
+            f"the state without the replay needs {rest / GB:.2f} GB, {there / GB:.2f} GB are there; lower it",
+        )
+    rows = state.replay.rows.shape[0]
+    raise ConfigError(
+        "replay_capacity",
+        rows,
+        f"the replay needs {replay / GB:.2f} GB and the rest {rest / GB:.2f} GB, {there / GB:.2f} GB are "
+        f"there; lower it to {int(rows * (there - rest) / replay * 0.9):d} or less",
+    )
+
+
+def check_program(state: Any, workspace: int, device: jax.Device) -> None:
+    """Refuse a compiled program whose state and workspace (bytes) do not fit, before allocating.
+
+    Raises:
+        ConfigError: says what to lower.
+    """
+    there, needed = device_bytes(device), tree_bytes(state)
+    if there is not None and needed + workspace > there:
+        raise ConfigError(
+            "num_envs",
+            state.env.steps.shape[1],
+            f"the program needs {workspace / GB:.2f} GB of workspace beside {needed / GB:.2f} GB of state, "
+            f"{there / GB:.2f} GB are there; lower num_envs, batch_size or replay_capacity",
+        )

@@ -1,0 +1,172 @@
+"""The pytrees that flow. Shapes: M members, N environments each, C replay rows, B batch, A action, O obs.
+
+Functions of one member see the same nouns without the leading M.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+
+Params = Any
+"""A flax parameter tree."""
+
+
+@flax.struct.dataclass
+class Transition:
+    """One step of an environment; any leading axes."""
+
+    obs: jax.Array
+    """[..., O] what the action was chosen from (not normalised)."""
+    action: jax.Array
+    """[..., A] in [-1, 1]."""
+    reward: jax.Array
+    """[...] of the step."""
+    next_obs: jax.Array
+    """[..., O] what the step led to: the episode's true last observation, never the one after a reset."""
+    terminated: jax.Array
+    """[...] 1.0 where the task ended the episode: no value follows."""
+    truncated: jax.Array
+    """[...] 1.0 where the time limit cut the episode: its value goes on."""
+    valid: jax.Array
+    """[...] 0.0 for a row that holds no experience (broken physics, waiting for a reset): all zeros."""
+
+
+@flax.struct.dataclass
+class Replay:
+    """The ring. Written a vector step at a time at ``position``, which all members share."""
+
+    rows: jax.Array
+    """[C, M, R] packed transitions; C is a whole number of vector steps."""
+    position: jax.Array
+    """[] int32, next row to write."""
+    size: jax.Array
+    """[M] int32, rows written so far, at most C."""
+
+
+@flax.struct.dataclass
+class EnvState:
+    """N environments of one member, and a fresh initial state for each to go on from."""
+
+    task: Any
+    """Task states, leaves [N, ...]."""
+    obs: jax.Array
+    """[N, O] what the policy sees next."""
+    steps: jax.Array
+    """[N] int32, steps of the present episode."""
+    limit: jax.Array
+    """[N] int32, the step at which it is truncated."""
+    episode_return: jax.Array
+    """[N] summed reward of the present episode."""
+    waiting: jax.Array
+    """[N] bool, ended, without a fresh state to go on from until the next refill."""
+    fresh_task: Any
+    """Drawn initial states, leaves [N, ...], each used at most once."""
+    fresh_obs: jax.Array
+    """[N, O] their observations."""
+    fresh: jax.Array
+    """[N] bool, not used yet."""
+
+
+@flax.struct.dataclass
+class EpisodeStats:
+    """Sums over the environments of a vector step, or over more of them."""
+
+    episodes: jax.Array
+    """[] int32, episodes that ended by termination or truncation."""
+    return_sum: jax.Array
+    """[] their summed returns."""
+    length_sum: jax.Array
+    """[] int32, their summed lengths."""
+    terminated: jax.Array
+    """[] int32, how many of them terminated."""
+    quarantined: jax.Array
+    """[] int32, environments whose physics became non-finite."""
+    waited: jax.Array
+    """[] int32, environment steps lost to waiting for a fresh state."""
+
+
+@flax.struct.dataclass
+class ObsStats:
+    """Running mean and variance of the observations collected."""
+
+    count: jax.Array
+    """[] observations seen."""
+    mean: jax.Array
+    """[O]."""
+    square_sum: jax.Array
+    """[O] summed squared distances from the mean."""
+
+
+@flax.struct.dataclass
+class Learner:
+    """TD3's parameters. Critic leaves have a leading axis of critics."""
+
+    actor: Params
+    actor_target: Params
+    critic: Params
+    critic_target: Params
+    actor_opt: Any
+    critic_opt: Any
+
+
+@flax.struct.dataclass
+class Hyper:
+    """What may differ between members of one program; all scalars."""
+
+    gamma: jax.Array
+    tau: jax.Array
+    actor_lr: jax.Array
+    critic_lr: jax.Array
+    exploration_noise: jax.Array
+    exploration_noise_spread: jax.Array
+    target_noise: jax.Array
+    target_noise_clip: jax.Array
+    warmup_env_steps: jax.Array
+    """int32: actions are uniform before this environment step."""
+    learn_from: jax.Array
+    """int32: updates count from this environment step on."""
+
+
+@flax.struct.dataclass
+class UpdateStats:
+    """Means over the updates they stand for."""
+
+    critic_loss: jax.Array
+    actor_loss: jax.Array
+    q_mean: jax.Array
+    """The critics' value of the batch."""
+    target_q_mean: jax.Array
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a run is made of."""
+
+    env: EnvState
+    """[M, ...]"""
+    replay: Replay
+    learner: Learner
+    """[M, ...]"""
+    obs_stats: ObsStats
+    """[M, ...]"""
+    hyper: Hyper
+    """[M]"""
+    key: jax.Array
+    """[M] PRNG keys."""
+    env_steps: jax.Array
+    """[M] int32, vector steps times N."""
+    updates: jax.Array
+    """[M] int32, critic updates."""
+
+
+@flax.struct.dataclass
+class Metrics:
+    """What a chunk tells the host, per member: leaves [M]."""
+
+    env_steps: jax.Array
+    updates: jax.Array
+    episodes: EpisodeStats
+    update: UpdateStats
