@@ -19,8 +19,8 @@ def main() -> int:
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: td3-brax COMMAND [OPTIONS]\n\ncommands (td3-brax COMMAND --help for its options):")
-        for command, (_, help) in COMMANDS.items():
-            print(f"  {command:<8}{help}")
+        for command, (_, job) in COMMANDS.items():
+            print(f"  {command:<8}{job}")
         return 0
     if name not in COMMANDS:
         return fail(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")

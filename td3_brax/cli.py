@@ -175,13 +175,9 @@ def parse_train(argv: Sequence[str]) -> dict[str, Any]:
     return explicit | {name: coerce(name, value) for name, value in given.items()}
 
 
-def guarded(job: Callable[[Sequence[str]], int]) -> Callable[[Sequence[str] | None], int]:
-    """A command's ``main``: bad input becomes one line and exit code 2."""
-
-    def main(argv: Sequence[str] | None = None) -> int:
-        try:
-            return job(sys.argv[1:] if argv is None else argv)
-        except ConfigError as error:
-            return fail(error)
-
-    return main
+def guarded(job: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run a command's ``job``; bad input becomes one line and exit code 2."""
+    try:
+        return job(sys.argv[1:] if argv is None else argv)
+    except ConfigError as error:
+        return fail(error)

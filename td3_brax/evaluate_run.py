@@ -51,14 +51,17 @@ def job(argv: Sequence[str]) -> int:
     mean, std = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     half = 1.96 * std / len(returns) ** 0.5
     print(
-        f"{config.env} ({config.backend}), {args.which} policy of {args.run}: return {mean:,.1f} +- {std:,.1f}, "
-        f"95% interval [{mean - half:,.1f}, {mean + half:,.1f}], length {lengths.mean():,.0f}, "
+        f"{config.env} ({config.backend}), {args.which} policy of {args.run}: "
+        f"return {mean:,.1f} +- {std:,.1f}, 95% interval [{mean - half:,.1f}, {mean + half:,.1f}], length {lengths.mean():,.0f}, "
         f"{args.episodes} episodes"
     )
     return 0
 
 
-main = guarded(job)
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    return guarded(job, argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,7 +13,7 @@ The fifteen steps of the algorithm are numbered here, in ``collect.py`` and in `
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from td3_brax.networks import apply
 from td3_brax.state import Hyper, Learner, Params, Transition, UpdateStats
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -79,12 +80,12 @@ class TD3:
             the learner, and the critic loss, mean Q and mean target, each [].
         """
         # 5. From s' the actor target plays a'.
-        next_action = self.actor.apply(learner.actor_target, batch.next_obs)
+        next_action = apply(self.actor, learner.actor_target, batch.next_obs)
         # 6. Clipped Gaussian noise on a', clipped to the action range.
         clip = hyper.target_noise_clip
         next_action = jnp.clip(next_action + jnp.clip(noise * hyper.target_noise, -clip, clip), -1, 1)
         # 7. Both critic targets give Q(s', a').
-        next_q = self.critic.apply(learner.critic_target, batch.next_obs, next_action)
+        next_q = apply(self.critic, learner.critic_target, batch.next_obs, next_action)
         # 8. Their minimum.
         next_value = jnp.min(next_q, axis=0)
         # 9. The target, without bootstrap after a termination.
@@ -94,14 +95,14 @@ class TD3:
 
         def loss(params: Params) -> tuple[jax.Array, jax.Array]:
             # 10. Both critics give Q(s, a).
-            q = self.critic.apply(params, batch.obs, batch.action)
+            q = apply(self.critic, params, batch.obs, batch.action)
             # 11. The sum of two mean squared errors.
             return jnp.sum(jnp.mean((q - target) ** 2, axis=1)), q.mean()
 
         (critic_loss, q_mean), grads = jax.value_and_grad(loss, has_aux=True)(learner.critic)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
-        learner = learner.replace(critic=critic, critic_opt=critic_opt)
+        learner = replace(learner, critic=critic, critic_opt=critic_opt)
         return learner, (critic_loss, q_mean, target.mean())
 
     def actor_step(
@@ -112,14 +113,15 @@ class TD3:
         critic = self.critic.clone(num_critics=1)
 
         def loss(params: Params) -> jax.Array:
-            action = self.actor.apply(params, batch.obs)
-            return -jnp.mean(critic.apply(first, batch.obs, action))
+            action = apply(self.actor, params, batch.obs)
+            return -jnp.mean(apply(critic, first, batch.obs, action))
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
         actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr, active)
         tau = jnp.where(active, hyper.tau, 0)
-        return learner.replace(
+        return replace(
+            learner,
             actor=actor,
             actor_opt=actor_opt,
             # 14. Then Polyak averaging of the actor target,
@@ -146,6 +148,8 @@ class TD3:
             noise: [U, B, A], standard normal.
             active: [] bool; where false the learner stays as it is.
             done: updates since the last one of the actor.
+        Returns:
+            the learner, and sums of the statistics over the updates.
         """
         delay, total = self.policy_delay, noise.shape[0]
         actor_losses: list[jax.Array] = []
@@ -174,7 +178,7 @@ class TD3:
             critic_stats += critics
             actor_losses += actors
         if cycles:
-            xs = jax.tree.map(lambda x: x.reshape((cycles, delay) + x.shape[1:]), take(head, tail))
+            xs = jax.tree.map(lambda x: x.reshape((cycles, delay, *x.shape[1:])), take(head, tail))
             learner, (critics, actors) = jax.lax.scan(lambda c, x: updates(c, x, 0), learner, xs)
             critic_stats += critics
             actor_losses += actors
@@ -183,10 +187,10 @@ class TD3:
             critic_stats += critics
             actor_losses += actors
 
-        def mean(values: list[jax.Array]) -> jax.Array:
-            return jnp.concatenate([jnp.ravel(v) for v in values]).mean() if values else jnp.zeros(())
+        def total_of(values: list[jax.Array]) -> jax.Array:
+            return sum((jnp.sum(v) for v in values), start=jnp.zeros(()))
 
-        loss, q, target_q = (mean([s[i] for s in critic_stats]) for i in range(3))
+        loss, q, target_q = (total_of([s[i] for s in critic_stats]) for i in range(3))
         return learner, UpdateStats(
-            critic_loss=loss, actor_loss=mean(actor_losses), q_mean=q, target_q_mean=target_q
+            critic_loss=loss, actor_loss=total_of(actor_losses), q_mean=q, target_q_mean=target_q
         )

@@ -10,7 +10,7 @@ A chunk is one jitted, donated call: no Python, no host, no branch inside.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -21,9 +21,19 @@ from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.envs.vector import VectorEnv
 from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic, init_obs_stats, normalize, update_obs_stats
+from td3_brax.networks import Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
 from td3_brax.schedule import Schedule, make_schedule
-from td3_brax.state import EpisodeStats, Hyper, Metrics, ObsStats, Params, TrainState, UpdateStats
+from td3_brax.state import (
+    EpisodeStats,
+    Hyper,
+    Member,
+    Metrics,
+    ObsStats,
+    Params,
+    TrainState,
+    Transition,
+    UpdateStats,
+)
 
 
 def over_members(function: Callable[..., Any], num_members: int) -> Callable[..., Any]:
@@ -74,80 +84,84 @@ class Loop:
         num_members = keys.shape[0]
         task = self.env.task
 
-        def member(key: jax.Array) -> tuple[Any, ...]:
+        def member(key: jax.Array, hyper: Hyper) -> Member:
             env_key, learner_key, key = jax.random.split(key, 3)
-            learner = self.td3.init(learner_key, task.obs_size, task.action_size)
-            return self.env.init(env_key), learner, init_obs_stats(task.obs_size), key
+            return Member(
+                env=self.env.init(env_key),
+                learner=self.td3.init(learner_key, task.obs_size, task.action_size),
+                obs_stats=init_obs_stats(task.obs_size),
+                hyper=hyper,
+                key=key,
+                env_steps=jnp.zeros((), jnp.int32),
+                updates=jnp.zeros((), jnp.int32),
+            )
 
-        env, learner, obs_stats, key = over_members(member, num_members)(keys)
         return TrainState(
-            env=env,
+            members=over_members(member, num_members)(keys, hyper),
             replay=replay.init(self.capacity, num_members, task.obs_size, task.action_size),
-            learner=learner,
-            obs_stats=obs_stats,
-            hyper=hyper,
-            key=key,
-            env_steps=jnp.zeros(num_members, jnp.int32),
-            updates=jnp.zeros(num_members, jnp.int32),
         )
 
+    @jax.named_scope("refill")
     def refill(self, state: TrainState) -> TrainState:
         """Draw fresh initial states for all environments."""
 
-        def member(env: Any, key: jax.Array) -> tuple[Any, jax.Array]:
-            key, refill_key = jax.random.split(key)
-            return self.env.refill(env, refill_key), key
+        def member(m: Member) -> Member:
+            key, refill_key = jax.random.split(m.key)
+            return replace(m, env=self.env.refill(m.env, refill_key), key=key)
 
-        env, key = over_members(member, state.key.shape[0])(state.env, state.key)
-        return state.replace(env=env, key=key)
+        return replace(state, members=over_members(member, state.replay.size.shape[0])(state.members))
 
+    @jax.named_scope("collect")
     def collect(self, state: TrainState) -> tuple[TrainState, EpisodeStats]:
         """One vector step of every member, and its transitions into the replay."""
 
-        def member(s: TrainState) -> tuple[Any, ...]:
-            key, step_key = jax.random.split(s.key)
-            stats: ObsStats | None = s.obs_stats if self.normalize_obs else None
-            env, transition, episodes = collect.vector_step(
-                self.env, self.td3.actor, s.learner.actor, s.hyper, stats, s.env, s.env_steps, step_key
-            )
-            obs_stats = s.obs_stats
+        def member(m: Member) -> tuple[Member, Transition, EpisodeStats]:
+            key, step_key = jax.random.split(m.key)
+            act = self.policy(m.learner.actor, m.obs_stats)
+            action = collect.explore(act(m.env.obs), m.hyper, m.env_steps, step_key)
+            env, transition, episodes = self.env.step(m.env, action)
+            obs_stats = m.obs_stats
             if self.normalize_obs:
                 obs_stats = update_obs_stats(obs_stats, transition.obs, transition.valid)
-            return env, obs_stats, key, transition, episodes
+            env_steps = m.env_steps + self.env.num_envs
+            m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=env_steps)
+            return m, transition, episodes
 
-        per_member = state.replace(replay=())
-        env, obs_stats, key, transition, episodes = over_members(member, state.key.shape[0])(per_member)
-        return state.replace(
-            env=env,
-            obs_stats=obs_stats,
-            key=key,
-            replay=replay.add(state.replay, transition),
-            env_steps=state.env_steps + self.env.num_envs,
-        ), episodes
+        step = over_members(member, state.replay.size.shape[0])
+        members, transition, episodes = step(state.members)
+        return TrainState(members=members, replay=replay.add(state.replay, transition)), episodes
 
+    @jax.named_scope("learn")
     def learn(self, state: TrainState, done: int) -> tuple[TrainState, UpdateStats]:
         """A round's updates of every member; ``done`` of them since the actor's last."""
         count = self.schedule.updates
-        num_members = state.key.shape[0]
-        task = self.env.task
-        keys = jax.vmap(lambda key: jax.random.split(key, 3))(state.key)
-        batches = replay.sample(state.replay, keys[:, 1], count * self.batch_size, task.obs_size)
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(state.members.key)
+        rows = count * self.batch_size
+        batches = replay.sample(state.replay, keys[:, 0], rows, self.env.task.obs_size)
 
-        def member(s: TrainState, batches: Any, key: jax.Array) -> tuple[Any, UpdateStats, jax.Array]:
-            batches = jax.tree.map(lambda x: x.reshape((count, self.batch_size) + x.shape[1:]), batches)
+        def member(m: Member, batches: Transition, keys: jax.Array) -> tuple[Member, UpdateStats]:
+            batches = jax.tree.map(lambda x: x.reshape((count, self.batch_size, *x.shape[1:])), batches)
             if self.normalize_obs:
-                batches = batches.replace(
-                    obs=normalize(s.obs_stats, batches.obs),
-                    next_obs=normalize(s.obs_stats, batches.next_obs),
+                batches = replace(
+                    batches,
+                    obs=normalize(m.obs_stats, batches.obs),
+                    next_obs=normalize(m.obs_stats, batches.next_obs),
                 )
-            noise = jax.random.normal(key, batches.action.shape)
-            active = s.env_steps >= s.hyper.learn_from
-            learner, stats = self.td3.update_block(s.learner, s.hyper, batches, noise, active, done)
-            return learner, stats, jnp.where(active, s.updates + count, s.updates)
+            noise = jax.random.normal(keys[1], batches.action.shape)
+            active = m.env_steps >= m.hyper.learn_from
+            learner, stats = self.td3.update_block(m.learner, m.hyper, batches, noise, active, done)
+            updates = jnp.where(active, m.updates + count, m.updates)
+            return replace(m, learner=learner, updates=updates, key=keys[2]), stats
 
-        per_member = state.replace(replay=())
-        learner, stats, updates = over_members(member, num_members)(per_member, batches, keys[:, 2])
-        return state.replace(learner=learner, updates=updates, key=keys[:, 0]), stats
+        update = over_members(member, state.replay.size.shape[0])
+        members, stats = update(state.members, batches, keys)
+        return replace(state, members=members), stats
+
+    def policy(self, actor: Params, obs_stats: ObsStats) -> Callable[[jax.Array], jax.Array]:
+        """One member's greedy policy: observations [..., O] -> actions [..., A] in [-1, 1]."""
+        if not self.normalize_obs:
+            return lambda obs: apply(self.td3.actor, actor, obs)
+        return lambda obs: apply(self.td3.actor, actor, normalize(obs_stats, obs))
 
     def train_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One chunk; to be jitted with the state donated."""
@@ -162,18 +176,19 @@ class Loop:
                 stats.append(u)
             return state, (
                 jax.tree.map(lambda *x: sum(x), *episodes),
-                jax.tree.map(lambda *x: sum(x) / len(x), *stats),
+                jax.tree.map(lambda *x: sum(x), *stats),
             )
 
         def group(state: TrainState, _: None) -> tuple[TrainState, Any]:
             return jax.lax.scan(block, self.refill(state), length=s.blocks)
 
         state, (episodes, stats) = jax.lax.scan(group, state, length=s.groups)
+        stats = jax.tree.map(lambda x: x.sum(axis=(0, 1)) / s.total_updates, stats)
         return state, Metrics(
-            env_steps=jnp.copy(state.env_steps),
-            updates=jnp.copy(state.updates),
+            env_steps=jnp.copy(state.members.env_steps),
+            updates=jnp.copy(state.members.updates),
             episodes=jax.tree.map(lambda x: x.sum(axis=(0, 1)), episodes),
-            update=jax.tree.map(lambda x: x.mean(axis=(0, 1)), stats),
+            update=replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay),
         )
 
 
@@ -201,10 +216,3 @@ def init(loop: Loop, config: Config) -> TrainState:
     """The state of a single run: one member."""
     hyper = jax.tree.map(lambda x: x[None], make_hyper(config))
     return loop.init(jax.random.key(config.seed)[None], hyper)
-
-
-def policy(loop: Loop, actor: Params, obs_stats: ObsStats) -> Callable[[jax.Array], jax.Array]:
-    """One member's greedy policy: observations [..., O] -> actions [..., A] in [-1, 1]."""
-    if not loop.normalize_obs:
-        return lambda obs: loop.td3.actor.apply(actor, obs)
-    return lambda obs: loop.td3.actor.apply(actor, normalize(obs_stats, obs))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from td3_brax.state import ObsStats
+from td3_brax.state import ObsStats, Params
 
 OBS_CLIP = 10.0
 MIN_DEVIATION = 1e-2
@@ -29,6 +31,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
         for i, size in enumerate((*self.hidden_sizes, self.outputs)):
             if i:
                 x = nn.relu(x)
@@ -44,6 +47,7 @@ class Actor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
+        """See the class."""
         return jnp.tanh(MLP(self.hidden_sizes, self.action_size, name="mlp")(obs))
 
 
@@ -55,16 +59,22 @@ class Critic(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """See the class."""
         ensemble = nn.vmap(
             MLP,
             variable_axes={"params": 0},
             split_rngs={"params": True},
-            in_axes=None,  # type: ignore[arg-type]  # every critic sees the same input
+            in_axes=None,  # every critic sees the same input
             out_axes=0,
             axis_size=self.num_critics,
         )
         x = jnp.concatenate([obs, action], axis=-1)
         return ensemble(self.hidden_sizes, 1, name="mlp")(x)[..., 0]
+
+
+def apply(network: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
+    """``network`` with ``params`` on ``inputs``."""
+    return cast(jax.Array, network.apply(params, *inputs))
 
 
 def init_obs_stats(obs_size: int) -> ObsStats:

@@ -44,7 +44,7 @@ def check_state(state: Any, device: jax.Device) -> None:
     replay = tree_bytes(state.replay)
     rest = needed - replay
     if rest > there:
-        num_envs = state.env.steps.shape[1]
+        num_envs = state.members.env.steps.shape[1]
         raise ConfigError(
             "num_envs",
             num_envs,
@@ -69,7 +69,7 @@ def check_program(state: Any, workspace: int, device: jax.Device) -> None:
     if there is not None and needed + workspace > there:
         raise ConfigError(
             "num_envs",
-            state.env.steps.shape[1],
+            state.members.env.steps.shape[1],
             f"the program needs {workspace / GB:.2f} GB of workspace beside {needed / GB:.2f} GB of state, "
             f"{there / GB:.2f} GB are there; lower num_envs, batch_size or replay_capacity",
         )

@@ -132,7 +132,7 @@ class Hyper:
 
 @flax.struct.dataclass
 class UpdateStats:
-    """Means over the updates they stand for."""
+    """Sums over updates, or means where a chunk reports them."""
 
     critic_loss: jax.Array
     actor_loss: jax.Array
@@ -142,24 +142,27 @@ class UpdateStats:
 
 
 @flax.struct.dataclass
-class TrainState:
-    """Everything a run is made of."""
+class Member:
+    """One run: all of it but its replay. In a :class:`TrainState` every leaf has a leading M."""
 
     env: EnvState
-    """[M, ...]"""
-    replay: Replay
     learner: Learner
-    """[M, ...]"""
     obs_stats: ObsStats
-    """[M, ...]"""
     hyper: Hyper
-    """[M]"""
     key: jax.Array
-    """[M] PRNG keys."""
+    """[] PRNG key."""
     env_steps: jax.Array
-    """[M] int32, vector steps times N."""
+    """[] int32, vector steps times N."""
     updates: jax.Array
-    """[M] int32, critic updates."""
+    """[] int32, critic updates."""
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a program is made of: M members, and the ring that holds their transitions."""
+
+    members: Member
+    replay: Replay
 
 
 @flax.struct.dataclass

@@ -109,11 +109,11 @@ class Program:
         shapes = jax.eval_shape(lambda: loop.init(self.loop, config))
         plan.check_state(shapes, device)
 
-        def greedy(learner: Any, obs_stats: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            actor, stats = jax.tree.map(lambda x: x[0], (learner.actor, obs_stats))
+        def greedy(members: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            actor, stats = jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
             return evaluate.greedy_returns(
                 self.task,
-                loop.policy(self.loop, actor, stats),
+                self.loop.policy(actor, stats),
                 key,
                 config.eval_episodes,
                 config.time_limit,
@@ -123,7 +123,7 @@ class Program:
         init = jax.jit(lambda: loop.init(self.loop, config)).lower()
         chunk = jax.jit(self.loop.train_chunk, donate_argnums=0).lower(shapes)
         key = jax.eval_shape(lambda: jax.random.key(0))
-        score = jax.jit(greedy).lower(shapes.learner, shapes.obs_stats, key)
+        score = jax.jit(greedy).lower(shapes.members, key)
         traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
             self._chunk, self._score, make = pool.map(lambda lowered: lowered.compile(), (chunk, score, init))
@@ -132,10 +132,11 @@ class Program:
         analysis = self._chunk.memory_analysis()
         self.workspace = int(analysis.temp_size_in_bytes) if analysis else 0
         plan.check_program(shapes, self.workspace, device)
+        held = plan.tree_bytes(shapes)
         display.line(
             f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s"
-            f"{', the rest from the cache' if self.cached else ''}); state {plan.tree_bytes(shapes) / 1e9:.2f} "
-            f"GB on {device.device_kind}, of which replay {plan.tree_bytes(shapes.replay) / 1e9:.2f} GB"
+            f"{', the rest from the cache' if self.cached else ''}); {held / 1e9:.2f} GB on {device.device_kind}, "
+            f"of which replay {plan.tree_bytes(shapes.replay) / 1e9:.2f} GB"
         )
         self.state = make()
         self._eval_key = jax.random.key(config.seed + 2**31)
@@ -159,10 +160,10 @@ class Program:
             "train/terminated_fraction": m.episodes.terminated / ended if ended else None,
             "env/quarantined": m.episodes.quarantined,
             "env/waited": m.episodes.waited,
-            "loss/critic": m.update.critic_loss,
-            "loss/actor": m.update.actor_loss,
-            "q/mean": m.update.q_mean,
-            "q/target_mean": m.update.target_q_mean,
+            "loss/critic": m.update.critic_loss if m.updates else None,
+            "loss/actor": m.update.actor_loss if m.updates else None,
+            "q/mean": m.update.q_mean if m.updates else None,
+            "q/target_mean": m.update.target_q_mean if m.updates else None,
             "time/env_steps_per_s": schedule.env_steps / seconds,
             "time/updates_per_s": schedule.total_updates / seconds,
         }
@@ -173,7 +174,7 @@ class Program:
 
         began = time.perf_counter()
         key = jax.random.fold_in(self._eval_key, env_steps)
-        returns, lengths = jax.device_get(self._score(self.state.learner, self.state.obs_stats, key))
+        returns, lengths = jax.device_get(self._score(self.state.members, key))
         return {
             "eval/return_mean": float(returns.mean()),
             "eval/return_std": float(returns.std()),
@@ -188,8 +189,9 @@ class Program:
 
         from td3_brax.networks import OBS_CLIP, deviation
 
+        members = self.state.members
         actor, stats = jax.device_get(
-            jax.tree.map(lambda x: x[0], (self.state.learner.actor, self.state.obs_stats))
+            jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
         )
         layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(self.config.hidden_sizes) + 1)]
         scaled = self.config.normalize_obs
@@ -244,8 +246,6 @@ class StopRequest:
 
 def train(config: Config, out: Path, began: float) -> Outcome:
     """Run ``config`` into the folder ``out``; ``began`` is when the job started (perf_counter)."""
-    import numpy as np
-
     display = Display(config.total_env_steps)
     program = Program(config, display)
     schedule = program.loop.schedule
@@ -262,7 +262,8 @@ def train(config: Config, out: Path, began: float) -> Outcome:
         for chunk in range(1, schedule.chunks + 1):
             report = program.run_chunk()
             result.env_steps = report["env_steps"]
-            if not np.isfinite([report["loss/critic"], report["loss/actor"], report["q/mean"]]).all():
+            losses = [report["loss/critic"], report["loss/actor"], report["q/mean"]]
+            if not all(loss is None or math.isfinite(loss) for loss in losses):
                 display.line(f"stopped: the losses are no longer finite at {result.env_steps:,} steps")
                 result.code = DIVERGED
             last = chunk == schedule.chunks or stop.asked
@@ -337,7 +338,10 @@ def job(argv: Sequence[str]) -> int:
         os._exit(INTERRUPTED)  # do not wait for the compiler's threads
 
 
-main = guarded(job)
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    return guarded(job, argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

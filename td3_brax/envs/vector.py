@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -74,7 +75,8 @@ class VectorEnv:
     def refill(self, state: EnvState, key: jax.Array) -> EnvState:
         """Draw an initial state for every environment; those that wait take theirs now."""
         fresh_task, fresh_obs = jax.vmap(self.task.reset)(jax.random.split(key, self.num_envs))
-        return state.replace(
+        return replace(
+            state,
             task=select(state.waiting, fresh_task, state.task),
             obs=select(state.waiting, fresh_obs, state.obs),
             waiting=jnp.zeros_like(state.waiting),

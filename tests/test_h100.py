@@ -1,0 +1,209 @@
+"""Contracts 8 and 9: the chunk needs nothing but the device, and it is a bounded H100 program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from td3_brax import aot, replay
+from td3_brax import loop as program
+from td3_brax.config import resolve
+from td3_brax.envs.brax import BraxTask
+from td3_brax.plan import tree_bytes
+from td3_brax.state import Replay, TrainState, Transition
+
+# Device operations as measured with jax 0.10.2 (0.12.0.1: 776, 48, 18), and what more is allowed.
+COLLECT, LEARN, REFILL, OTHER = 821, 48, 19, 25
+"""Per vector step, per update, per refill, and per vector step outside all three."""
+SLACK = 1.1
+
+
+@dataclass
+class Chunk:
+    """The program of the tests in this file, which is compiled once."""
+
+    loop: program.Loop
+    state: TrainState
+    counts: aot.Counts
+
+    @property
+    def replay_bytes(self) -> int:
+        return tree_bytes(self.state.replay.rows)
+
+
+@pytest.fixture(scope="module")
+def chunk() -> Chunk:
+    config = resolve(
+        {
+            "num_envs": 64,
+            "batch_size": 256,
+            "hidden_sizes": (64, 64),
+            "replay_capacity": 100_000,
+            "report_every": 2048,
+            "updates_per_env_step": 2 / 64,
+        },
+        "gpu",
+    )
+    loop = program.build(config, BraxTask("ant"))
+    state = jax.eval_shape(lambda: program.init(loop, config))
+    return Chunk(loop, state, aot.count(aot.compile_for(loop.train_chunk, (state,), donate_argnums=0)))
+
+
+def test_chunk_needs_the_device_alone(chunk: Chunk) -> None:
+    assert chunk.counts.host == ()
+    assert chunk.counts.unknown_loops == ()
+    assert chunk.counts.conditionals == ()
+
+
+def test_chunk_aliases_every_byte_of_the_state(chunk: Chunk) -> None:
+    assert chunk.counts.alias_bytes == chunk.counts.argument_bytes == tree_bytes(chunk.state)
+
+
+def test_chunk_never_rewrites_the_replay(chunk: Chunk) -> None:
+    assert chunk.counts.large(chunk.replay_bytes // 10) == ()
+    assert chunk.counts.temp_bytes < chunk.replay_bytes / 10
+
+
+def test_chunk_starts_few_operations(chunk: Chunk) -> None:
+    schedule, scopes = chunk.loop.schedule, chunk.counts.by_scope
+    assert sum(scopes.values()) == chunk.counts.operations
+    assert COLLECT / 2 < scopes["collect"] / schedule.vector_steps <= COLLECT * SLACK
+    assert LEARN / 2 < scopes["learn"] / schedule.total_updates <= LEARN * SLACK
+    assert 0 < scopes["refill"] / schedule.groups <= REFILL * SLACK
+    assert scopes[aot.OTHER] / schedule.vector_steps <= OTHER * SLACK
+
+
+def test_chunk_on_the_cpu(chunk: Chunk) -> None:
+    compiled = jax.jit(chunk.loop.train_chunk, donate_argnums=0).lower(chunk.state).compile()
+    counts = aot.count(compiled)
+    assert (counts.host, counts.unknown_loops, counts.conditionals) == ((), (), ())
+    assert counts.alias_bytes == tree_bytes(chunk.state)
+    assert counts.temp_bytes < chunk.replay_bytes / 2
+
+
+# What follows shows that each of these would be noticed.
+
+X = jax.ShapeDtypeStruct((256, 256), jnp.float32)
+
+
+def _pure(x: jax.Array) -> jax.Array:
+    return jax.pure_callback(lambda a: np.asarray(a), jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+def _io(x: jax.Array) -> jax.Array:
+    jax.experimental.io_callback(lambda a: None, None, x)
+    return x + 1
+
+
+def _print(x: jax.Array) -> jax.Array:
+    jax.debug.print("{}", x[0, 0])
+    return x + 1
+
+
+@pytest.mark.parametrize(
+    ("planted", "name"), [(_pure, "pure_callback"), (_io, "io_callback"), (_print, "debug_")]
+)
+def test_callbacks_are_caught(planted: Callable[[jax.Array], jax.Array], name: str) -> None:
+    def looped(x: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda c, _: (planted(c), None), x, length=3)[0]
+
+    with pytest.raises(aot.AotError, match=f"calls the host: {name}"):
+        aot.compile_for(looped, (X,))
+    assert len(aot.count(jax.jit(looped).lower(X).compile()).host) == 1
+
+
+def test_host_memory_is_caught() -> None:
+    def leaves_a_copy_there(x: jax.Array) -> jax.Array:
+        return jax.device_put(x @ x, jax.memory.Space.Host)
+
+    assert len(aot.count(aot.compile_for(leaves_a_copy_there, (X,))).host) == 1
+
+
+def test_missing_donation_is_caught() -> None:
+    def add_one(state: Any) -> Any:
+        return jax.tree.map(lambda x: x + 1, state)
+
+    donated = aot.count(aot.compile_for(add_one, ((X, X),), donate_argnums=0))
+    assert donated.alias_bytes == donated.argument_bytes == tree_bytes((X, X))
+    assert aot.count(aot.compile_for(add_one, ((X, X),))).alias_bytes == 0
+
+
+def _roll(ring: Replay) -> Replay:
+    return ring.replace(rows=jnp.roll(ring.rows, 64, axis=0))
+
+
+def _scale(ring: Replay) -> Replay:
+    return ring.replace(rows=ring.rows * 0.5)
+
+
+@pytest.mark.parametrize("rewrite", [None, _roll, _scale])
+def test_rewriting_the_replay_is_caught(rewrite: Callable[[Replay], Replay] | None) -> None:
+    def insert(ring: Replay, step: Transition) -> Replay:
+        def body(ring: Replay, _: None) -> tuple[Replay, None]:
+            ring = replay.add(ring, step)
+            return (rewrite(ring) if rewrite else ring), None
+
+        return jax.lax.scan(body, ring, length=8)[0]
+
+    ring = jax.eval_shape(lambda: replay.init(6400, 1, 8, 2))
+    obs, scalar = jnp.zeros((1, 64, 8)), jnp.zeros((1, 64))
+    step = Transition(obs, jnp.zeros((1, 64, 2)), scalar, obs, scalar, scalar, scalar)
+    counts = aot.count(aot.compile_for(insert, (ring, step), donate_argnums=0))
+    rewrites = sum(operation.times for operation in counts.large(tree_bytes(ring.rows)))
+    assert rewrites >= 8 if rewrite else rewrites == 0
+
+
+def test_open_loops_and_branches_are_caught() -> None:
+    def opened(x: jax.Array) -> jax.Array:
+        return jax.lax.while_loop(lambda c: c.sum() < 0, lambda c: c @ c + 1, x)
+
+    def branched(x: jax.Array) -> jax.Array:
+        return jax.lax.cond(x.sum() > 0, lambda c: c @ c, lambda c: jnp.sort(c), x)
+
+    assert len(aot.count(aot.compile_for(opened, (X,))).unknown_loops) == 1
+    assert len(aot.count(aot.compile_for(branched, (X,))).conditionals) == 1
+
+
+def test_counts_multiply_through_loops() -> None:
+    def nest(x: jax.Array) -> jax.Array:
+        def inner(c: jax.Array, _: None) -> tuple[jax.Array, None]:
+            with jax.named_scope("learn"):
+                return c @ c, None
+
+        def outer(c: jax.Array, _: None) -> tuple[jax.Array, None]:
+            with jax.named_scope("collect"):
+                c = jnp.linalg.cholesky(c)
+            return jax.lax.scan(inner, c, length=5)[0], None
+
+        return jax.lax.scan(outer, x, length=3)[0]
+
+    counts = aot.count(aot.compile_for(nest, (X,)))
+    assert counts.by_kind["gemm"] == 15
+    assert counts.by_scope["learn"] >= 15
+    assert counts.custom_calls == {"cusolver_potrf_ffi": 3}
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def error() -> str:
+        with pytest.raises(aot.AotError) as caught:
+            aot.compile_for(jnp.sin, (X,))
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    def withdrawn(**_: object) -> None:
+        raise NotImplementedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(aot.topologies, "get_topology_desc", withdrawn)
+        assert "JAX_PLATFORMS=cpu" in error()
+    with monkeypatch.context() as patch:
+        patch.setattr(aot, "PACKAGES", ("jax-cuda13-plugin-that-is-not-there",))
+        assert "pip install td3-brax[aot]" in error()
+    with pytest.raises(aot.AotError, match="must be one of h100"):
+        aot.compile_for(jnp.sin, (X,), target="h1000")

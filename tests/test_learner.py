@@ -1,0 +1,241 @@
+"""Contract 1: TD3 is TD3. An independent NumPy reference, written from the paper's equations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from td3_brax.learner import TD3
+from td3_brax.networks import Actor, Critic
+from td3_brax.state import Hyper, Transition
+
+OBS, ACTION, HIDDEN, BATCH, UPDATES = 5, 3, (16, 12), 32, 50
+HYPER = {
+    "gamma": 0.97,
+    "tau": 0.03,
+    "actor_lr": 2e-3,
+    "critic_lr": 3e-3,
+    "exploration_noise": 0.1,
+    "exploration_noise_spread": 0.0,
+    "target_noise": 0.4,
+    "target_noise_clip": 0.5,
+}
+
+
+def forward(layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+    """A ReLU network and the inputs of its layers."""
+    inputs = []
+    for i, (w, b) in enumerate(layers):
+        x = np.maximum(x, 0) if i else x
+        inputs.append(x)
+        x = x @ w + b
+    return x, inputs
+
+
+def backward(layers: list[Any], inputs: list[np.ndarray], dy: np.ndarray) -> tuple[list[Any], np.ndarray]:
+    """Gradients of the layers and of the network's input, for dy, the gradient of its output."""
+    grads = []
+    for i in reversed(range(len(layers))):
+        grads.append((inputs[i].T @ dy, dy.sum(0)))
+        dy = dy @ layers[i][0].T
+        if i:
+            dy = dy * (inputs[i] > 0)
+    return grads[::-1], dy
+
+
+class Adam:
+    def __init__(self, layers: list[Any], lr: float) -> None:
+        self.lr, self.t = lr, 0
+        self.m = [[np.zeros_like(p) for p in layer] for layer in layers]
+        self.v = [[np.zeros_like(p) for p in layer] for layer in layers]
+
+    def step(self, layers: list[Any], grads: list[Any]) -> list[Any]:
+        self.t += 1
+        new = []
+        for i, layer in enumerate(layers):
+            out = []
+            for j, p in enumerate(layer):
+                g = grads[i][j]
+                self.m[i][j] = 0.9 * self.m[i][j] + 0.1 * g
+                self.v[i][j] = 0.999 * self.v[i][j] + 0.001 * g**2
+                m, v = self.m[i][j] / (1 - 0.9**self.t), self.v[i][j] / (1 - 0.999**self.t)
+                out.append(p - self.lr * m / (np.sqrt(v) + 1e-8))
+            new.append(tuple(out))
+        return new
+
+
+class Reference:
+    """Algorithm 1 of the paper, one update at a time."""
+
+    def __init__(self, actor: list[Any], critics: list[list[Any]], delay: int, hyper: dict[str, float]):
+        self.actor, self.critics, self.delay, self.h = actor, critics, delay, hyper
+        self.actor_target, self.critic_targets = list(actor), [list(c) for c in critics]
+        self.actor_adam = Adam(actor, hyper["actor_lr"])
+        self.critic_adams = [Adam(c, hyper["critic_lr"]) for c in critics]
+        self.t = 0
+
+    def update(self, b: Transition, noise: np.ndarray) -> tuple[float, float | None]:
+        h, n = self.h, len(b.reward)
+        a2 = np.tanh(forward(self.actor_target, b.next_obs)[0])
+        eps = np.clip(noise * h["target_noise"], -h["target_noise_clip"], h["target_noise_clip"])
+        x2 = np.concatenate([b.next_obs, np.clip(a2 + eps, -1, 1)], 1)
+        lowest = np.min([forward(c, x2)[0][:, 0] for c in self.critic_targets], axis=0)
+        y = b.reward + h["gamma"] * (1 - b.terminated) * lowest
+        x, loss = np.concatenate([b.obs, b.action], 1), 0.0
+        for k, c in enumerate(self.critics):
+            q, inputs = forward(c, x)
+            error = q[:, 0] - y
+            loss += (error**2).mean()
+            grads, _ = backward(c, inputs, (2 * error / n)[:, None])
+            self.critics[k] = self.critic_adams[k].step(c, grads)
+        self.t += 1
+        if self.t % self.delay:
+            return loss, None
+        raw, actor_inputs = forward(self.actor, b.obs)
+        action = np.tanh(raw)
+        q, inputs = forward(self.critics[0], np.concatenate([b.obs, action], 1))
+        _, dx = backward(self.critics[0], inputs, np.full((n, 1), -1 / n))
+        grads, _ = backward(self.actor, actor_inputs, dx[:, b.obs.shape[1] :] * (1 - action**2))
+        self.actor = self.actor_adam.step(self.actor, grads)
+        mix = lambda t, p: [  # noqa: E731
+            tuple(h["tau"] * x + (1 - h["tau"]) * y for x, y in zip(lp, lt, strict=True))
+            for lt, lp in zip(t, p, strict=True)
+        ]
+        self.actor_target = mix(self.actor_target, self.actor)
+        self.critic_targets = [mix(t, c) for t, c in zip(self.critic_targets, self.critics, strict=True)]
+        return loss, -q.mean()
+
+
+def layers_of(params: Any, critic: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """A flax tree as a list of (weights, biases)."""
+    tree = params["params"]["mlp"]
+    pick = (lambda x: np.asarray(x)) if critic is None else (lambda x: np.asarray(x)[critic])
+    return [(pick(tree[f"layer_{i}"]["kernel"]), pick(tree[f"layer_{i}"]["bias"])) for i in range(len(tree))]
+
+
+def make_batches(rng: np.random.Generator, dtype: Any) -> tuple[Transition, np.ndarray]:
+    normal = lambda *s: rng.normal(size=(UPDATES, BATCH, *s)).astype(dtype)  # noqa: E731
+    batches = Transition(
+        obs=normal(OBS),
+        action=np.clip(normal(ACTION), -1, 1),
+        reward=normal(),
+        next_obs=normal(OBS),
+        terminated=(rng.random((UPDATES, BATCH)) < 0.2).astype(dtype),
+        truncated=(rng.random((UPDATES, BATCH)) < 0.2).astype(dtype),
+        valid=np.ones((UPDATES, BATCH), dtype),
+    )
+    return batches, normal(ACTION)
+
+
+def run_both(dtype: Any, delay: int, critics: int, changes: dict[str, float], cuts: tuple[int, ...]):
+    """The learner's and the reference's parameters after 50 updates, the learner's in blocks ``cuts``."""
+    floats = HYPER | changes
+    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, critics), delay)
+    learner = td3.init(jax.random.key(3), OBS, ACTION)
+    learner = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, learner)
+    hyper = Hyper(
+        **{k: jnp.asarray(v, dtype) for k, v in floats.items()}, warmup_env_steps=0, learn_from=0
+    )
+    batches, noise = make_batches(np.random.default_rng(7), dtype)
+    wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (batches, noise))
+    reference = Reference(
+        [tuple(np.asarray(p, np.float64) for p in layer) for layer in layers_of(learner.actor)],
+        [
+            [tuple(np.asarray(p, np.float64) for p in layer) for layer in layers_of(learner.critic, k)]
+            for k in range(critics)
+        ],
+        delay,
+        floats,
+    )
+    losses = [reference.update(*jax.tree.map(lambda x, i=i: x[i], wide)) for i in range(UPDATES)]
+
+    step = jax.jit(td3.update_block, static_argnames="done")
+    stats = []
+    for start, stop in zip((0, *cuts), (*cuts, UPDATES), strict=True):
+        part = jax.tree.map(lambda x, s=slice(start, stop): x[s], (batches, noise))
+        learner, s = step(learner, hyper, *part, True, done=start % delay)
+        stats.append(jax.tree.map(np.asarray, s))
+    pairs = [(learner.actor, None, reference.actor), (learner.actor_target, None, reference.actor_target)]
+    for k in range(critics):
+        pairs.append((learner.critic, k, reference.critics[k]))
+        pairs.append((learner.critic_target, k, reference.critic_targets[k]))
+    error = max(
+        np.abs(got - want).max()
+        for tree, k, layers in pairs
+        for got_layer, want_layer in zip(layers_of(tree, k), layers, strict=True)
+        for got, want in zip(got_layer, want_layer, strict=True)
+    )
+    critic_loss = sum(float(s.critic_loss) for s in stats)
+    actor_loss = sum(float(s.actor_loss) for s in stats)
+    wanted = sum(c for c, _ in losses), sum(a for _, a in losses if a is not None)
+    return error, (critic_loss, actor_loss), wanted
+
+
+SETTINGS = {
+    "td3": (2, 2, {}),
+    "delay of 3": (3, 2, {}),
+    "without delay": (1, 2, {}),
+    "without smoothing": (2, 2, {"target_noise": 0.0}),
+    "without clipped double Q": (2, 1, {}),
+    "ddpg": (1, 1, {"target_noise": 0.0}),
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("cuts", [(), (7, 12, 41)], ids=["one block", "uneven blocks"])
+def test_fifty_updates_equal_the_reference_in_float64(setting, cuts):
+    with jax.enable_x64(True):
+        error, got, wanted = run_both(np.float64, *SETTINGS[setting], cuts)
+    assert error < 1e-9
+    assert got == pytest.approx(wanted, abs=1e-7)
+
+
+def test_fifty_updates_stay_close_in_float32():
+    # Rounding grows through 50 Adam steps of at most 3e-3 each; measured 2e-6.
+    error, got, wanted = run_both(np.float32, *SETTINGS["td3"], ())
+    assert error < 2e-5
+    assert got == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "wrong"),
+    [("td3", {"gamma": 0.98}), ("td3", {"target_noise_clip": 0.6}), ("td3", {"tau": 0.031})],
+)
+def test_the_reference_tells_a_wrong_setting(setting, wrong, monkeypatch):
+    delay, critics, _ = SETTINGS[setting]
+    original = Reference.__init__
+    monkeypatch.setattr(
+        Reference, "__init__", lambda self, a, c, d, h: original(self, a, c, d, h | wrong)
+    )
+    with jax.enable_x64(True):
+        error, *_ = run_both(np.float64, delay, critics, {}, ())
+    assert error > 1e-6
+
+
+def test_inactive_updates_change_nothing():
+    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, 2), 2)
+    learner = td3.init(jax.random.key(0), OBS, ACTION)
+    batches, noise = make_batches(np.random.default_rng(0), np.float32)
+    hyper = Hyper(**{k: jnp.float32(v) for k, v in HYPER.items()}, warmup_env_steps=0, learn_from=0)
+    after, _ = jax.jit(td3.update_block)(learner, hyper, batches, noise, False)
+    jax.tree.map(np.testing.assert_array_equal, after, learner)
+
+
+def test_initial_weights_follow_the_authors_framework():
+    td3 = TD3(Actor((400, 300), 8), Critic((400, 300), 2), 2)
+    learner = td3.init(jax.random.key(0), 27, 8)
+    for tree, first in ((learner.actor, 27), (learner.critic, 35)):
+        for i, fan_in in enumerate((first, 400, 300)):
+            for leaf in tree["params"]["mlp"][f"layer_{i}"].values():
+                bound = fan_in**-0.5
+                assert np.abs(leaf).max() <= bound
+                if leaf.size >= 300:
+                    assert np.std(leaf) == pytest.approx(bound / 3**0.5, rel=0.1)
+    kernel = learner.critic["params"]["mlp"]["layer_0"]["kernel"]
+    assert not np.allclose(kernel[0], kernel[1])
+    jax.tree.map(np.testing.assert_array_equal, learner.actor, learner.actor_target)
+    jax.tree.map(np.testing.assert_array_equal, learner.critic, learner.critic_target)

@@ -1,0 +1,191 @@
+"""The whole program on a task without physics: contracts 2, 3, 7 and 8, ratios and warm-up."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from toy import Toy
+
+from td3_brax import loop as loops
+from td3_brax.config import Config, ConfigError
+from td3_brax.plan import check_program, check_state, tree_bytes
+
+SMALL = {
+    "env": "ant",  # a name the options know; the task itself is the toy
+    "num_envs": 4,
+    "hidden_sizes": (16, 16),
+    "batch_size": 8,
+    "replay_capacity": 1000,
+    "total_env_steps": 2000,
+    "report_every": 256,
+    "time_limit": 20,
+    "updates_per_env_step": 0.5,
+    "warmup_env_steps": 256,
+    "update_during_warmup": False,
+    "normalize_obs": True,
+}
+
+
+def start(**changes):
+    """The compiled chunk, the first state, and the loop."""
+    config = Config(**(SMALL | changes))
+    loop = loops.build(config, Toy(30.0))
+    state = loops.init(loop, config)
+    return jax.jit(loop.train_chunk, donate_argnums=0), state, loop
+
+
+def bits(tree):
+    leaves = jax.tree.leaves(tree)
+    return [np.asarray(jax.random.key_data(x) if is_key(x) else x).tobytes() for x in leaves]
+
+
+def is_key(x):
+    return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def copied(tree):
+    return jax.tree.map(jnp.copy, tree)
+
+
+def test_same_seed_same_numbers_bit_for_bit():
+    chunk, state, _ = start()
+    first, metrics = chunk(copied(state))
+    again, metrics_again = chunk(copied(state))
+    assert bits(first) == bits(again)
+    assert bits(metrics) == bits(metrics_again)
+    chunk, other, _ = start(seed=1)
+    assert bits(chunk(other)[0]) != bits(first)
+
+
+def test_one_chunk_twice_traces_once():
+    traces = []
+
+    class Counting(Toy):
+        def step(self, state, action):
+            traces.append(1)
+            return super().step(state, action)
+
+    config = Config(**SMALL)
+    loop = loops.build(config, Counting(30.0))
+    chunk = jax.jit(loop.train_chunk, donate_argnums=0)
+    state = loops.init(loop, config)
+    state, _ = chunk(state)
+    traced = len(traces)
+    for _ in range(3):
+        state, _ = chunk(state)
+    assert len(traces) == traced
+
+
+@pytest.mark.parametrize(
+    ("num_envs", "ratio", "delay"), [(4, 0.5, 2), (1, 1.0, 2), (1, 0.25, 3), (4, 0.375, 2), (2, 3.0, 4)]
+)
+def test_update_ratio_holds_for_any_number_of_environments(num_envs, ratio, delay):
+    chunk, state, loop = start(
+        num_envs=num_envs,
+        updates_per_env_step=ratio,
+        policy_delay=delay,
+        warmup_env_steps=0,
+        update_during_warmup=True,
+    )
+    state, metrics = chunk(state)
+    assert metrics.env_steps.tolist() == [loop.schedule.env_steps]
+    assert metrics.updates.tolist() == [metrics.env_steps[0] * ratio]
+    opt = state.members.learner
+    assert opt.critic_opt.count.tolist() == metrics.updates.tolist()
+    assert opt.actor_opt.count.tolist() == [metrics.updates[0] // delay]
+
+
+def test_updates_interleave_with_steps_as_in_the_paper():
+    """With one environment and one update per step, update i sees i transitions: never more."""
+    chunk, state, loop = start(
+        num_envs=1, updates_per_env_step=1.0, update_during_warmup=True, warmup_env_steps=10
+    )
+    sizes = []
+
+    class Spy(loops.Loop):
+        def learn(self, state, done):
+            jax.debug.callback(lambda size: sizes.append(int(size[0])), state.replay.size, ordered=True)
+            return super().learn(state, done)
+
+    spy = Spy(**vars(loop))
+    jax.block_until_ready(jax.jit(spy.train_chunk)(state))
+    jax.effects_barrier()
+    assert sizes == list(range(1, loop.schedule.vector_steps + 1))
+
+
+def test_warm_up_acts_uniformly_and_then_greedily_with_noise():
+    chunk, state, loop = start(exploration_noise=0.0, exploration_noise_spread=0.0)
+    before = copied(state.members.learner)
+    state, metrics = chunk(state)
+    assert metrics.updates.tolist() == [0]
+    jax.tree.map(np.testing.assert_array_equal, state.members.learner, before)
+    rows = np.asarray(state.replay.rows)[:256, 0]
+    actions = rows[rows[:, -1] > 0][:, 4]
+    assert abs(actions.mean()) < 0.15
+    assert actions.std() == pytest.approx(1 / 3**0.5, rel=0.1)
+    state, metrics = chunk(state)
+    assert metrics.updates.tolist() == [128]
+    # The first action after the warm-up is the policy's own, on normalised observations.
+    stats = state.members.obs_stats
+    assert stats.count[0] == (np.asarray(state.replay.rows)[:, 0, -1] > 0).sum()
+    seen = np.asarray(state.replay.rows)[:, 0, :2][np.asarray(state.replay.rows)[:, 0, -1] > 0]
+    np.testing.assert_allclose(stats.mean[0], seen.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(stats.square_sum[0] / stats.count[0], seen.var(0), rtol=1e-3)
+
+
+def test_every_state_buffer_is_donated_and_aliased():
+    chunk, state, _ = start()
+    memory = chunk.lower(state).compile().memory_analysis()
+    assert memory.alias_size_in_bytes == tree_bytes(state)
+
+
+def test_members_are_what_they_would_be_alone():
+    """Two members in one program: one vector step and 16 updates, in x64 to 1e-9."""
+    with jax.enable_x64(True):
+        config = Config(**(SMALL | {"warmup_env_steps": 0}))
+        loop = loops.build(config, Toy(30.0))
+        hyper = loops.make_hyper(config)
+        other = loops.make_hyper(Config(**(SMALL | {"warmup_env_steps": 0, "gamma": 0.9, "actor_lr": 1e-2})))
+        keys = jax.random.split(jax.random.key(0), 2)
+
+        def run(members):
+            hypers = jax.tree.map(lambda *x: jnp.stack(x), *[(hyper, other)[m] for m in members])
+            state = loop.init(keys[jnp.array(members)], hypers)
+            state = jax.tree.map(
+                lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state
+            )
+            state = loop.refill(state)
+            for _ in range(8):
+                state, _ = loop.collect(state)
+                state, _ = loop.learn(state, 0)
+            return state
+
+        together = jax.jit(lambda: run([0, 1]))()
+        for m in (0, 1):
+            alone = jax.jit(lambda m=m: run([m]))()
+            for name in ("actor", "actor_target", "critic", "critic_target"):
+                jax.tree.map(
+                    lambda a, b, m=m: np.testing.assert_allclose(a[m], b[0], atol=1e-9, rtol=0),
+                    getattr(together.members.learner, name),
+                    getattr(alone.members.learner, name),
+                )
+            np.testing.assert_array_equal(together.replay.rows[:, m], alone.replay.rows[:, 0])
+
+
+def test_too_little_memory_is_said_before_compiling_and_before_allocating(monkeypatch):
+    _, state, _ = start(replay_capacity=1_000_000)
+    device = jax.devices()[0]
+    check_state(state, device)
+    there = tree_bytes(state) // 2
+    monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: there)
+    with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB .* lower it to (\d+)") as caught:
+        check_state(state, device)
+    suggested = int(str(caught.value).split("lower it to ")[1].split()[0])
+    _, smaller, _ = start(replay_capacity=suggested)
+    check_state(smaller, device)
+    monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: tree_bytes(state) + 10)
+    with pytest.raises(ConfigError, match=r"workspace .* GB .* lower num_envs"):
+        check_program(state, 11, device)
+    check_program(state, 10, device)
