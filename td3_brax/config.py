@@ -109,10 +109,14 @@ class Config:
     )
     normalize_obs: bool = option(False, "networks", "scale observations by their running mean and deviation")
 
+    n_step: int = option(1, "TD3", "steps of reward in a target before the critics' value", above=0)
     gamma: float = option(0.99, "TD3", "discount per step", at_least=0, at_most=1)
     tau: float = option(0.005, "TD3", "step of the targets' Polyak averaging", above=0, at_most=1)
     actor_lr: float = option(1e-3, "TD3", "Adam step size of the actor", above=0)
     critic_lr: float = option(1e-3, "TD3", "Adam step size of the critics", above=0)
+    lr_decay: float = option(
+        0.0, "TD3", "share of both step sizes lost by the end of the run, linearly", at_least=0, at_most=1
+    )
     exploration_noise: float = option(
         0.1, "TD3", "standard deviation of the Gaussian noise on actions in [-1, 1]", at_least=0
     )

@@ -52,8 +52,8 @@ def job(argv: Sequence[str]) -> int:
     half = 1.96 * std / len(returns) ** 0.5
     print(
         f"{config.env} ({config.backend}), {args.which} policy of {args.run}: "
-        f"return {mean:,.1f} +- {std:,.1f}, 95% interval [{mean - half:,.1f}, {mean + half:,.1f}], length {lengths.mean():,.0f}, "
-        f"{args.episodes} episodes"
+        f"return {mean:,.1f} +- {std:,.1f}, 95% interval [{mean - half:,.1f}, {mean + half:,.1f}], "
+        f"length {lengths.mean():,.0f}, {args.episodes} episodes"
     )
     return 0
 

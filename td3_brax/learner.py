@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import optax
 
 from td3_brax.networks import apply
-from td3_brax.state import Hyper, Learner, Params, Transition, UpdateStats
+from td3_brax.state import Batch, Hyper, Learner, Params, UpdateStats
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
@@ -72,7 +72,7 @@ class TD3:
         )
 
     def critic_step(
-        self, learner: Learner, hyper: Hyper, batch: Transition, noise: jax.Array, active: jax.Array
+        self, learner: Learner, hyper: Hyper, batch: Batch, noise: jax.Array, active: jax.Array
     ) -> tuple[Learner, tuple[jax.Array, jax.Array, jax.Array]]:
         """Steps 5 to 12, on a batch [B, ...] with standard normal ``noise`` [B, A].
 
@@ -88,8 +88,8 @@ class TD3:
         next_q = apply(self.critic, learner.critic_target, batch.next_obs, next_action)
         # 8. Their minimum.
         next_value = jnp.min(next_q, axis=0)
-        # 9. The target, without bootstrap after a termination.
-        target = batch.reward + hyper.gamma * (1 - batch.terminated) * next_value
+        # 9. The target, without bootstrap after a termination (the paper's batches have one step).
+        target = batch.reward + hyper.gamma**batch.steps * (1 - batch.terminated) * next_value
         if target.shape != batch.reward.shape:
             raise ValueError(f"target {target.shape} for rewards {batch.reward.shape}")
 
@@ -106,7 +106,7 @@ class TD3:
         return learner, (critic_loss, q_mean, target.mean())
 
     def actor_step(
-        self, learner: Learner, hyper: Hyper, batch: Transition, active: jax.Array
+        self, learner: Learner, hyper: Hyper, batch: Batch, active: jax.Array
     ) -> tuple[Learner, jax.Array]:
         """Steps 13 to 15. Returns the learner and the actor loss []."""
         first = jax.tree.map(lambda leaf: leaf[:1], learner.critic)
@@ -134,7 +134,7 @@ class TD3:
         self,
         learner: Learner,
         hyper: Hyper,
-        batches: Transition,
+        batches: Batch,
         noise: jax.Array,
         active: jax.Array,
         done: int = 0,

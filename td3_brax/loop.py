@@ -24,6 +24,7 @@ from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
 from td3_brax.schedule import Schedule, make_schedule
 from td3_brax.state import (
+    Batch,
     EpisodeStats,
     Hyper,
     Member,
@@ -55,6 +56,7 @@ def make_hyper(config: Config) -> Hyper:
         "tau",
         "actor_lr",
         "critic_lr",
+        "lr_decay",
         "exploration_noise",
         "exploration_noise_spread",
         "target_noise",
@@ -65,6 +67,7 @@ def make_hyper(config: Config) -> Hyper:
         **{name: jnp.float32(getattr(config, name)) for name in names},
         warmup_env_steps=jnp.int32(config.warmup_env_steps),
         learn_from=jnp.int32(learn_from),
+        total_env_steps=jnp.int32(config.total_env_steps),
     )
 
 
@@ -77,6 +80,7 @@ class Loop:
     schedule: Schedule
     batch_size: int
     capacity: int
+    n_step: int
     normalize_obs: bool
 
     def init(self, keys: jax.Array, hyper: Hyper) -> TrainState:
@@ -137,9 +141,17 @@ class Loop:
         count = self.schedule.updates
         keys = jax.vmap(lambda key: jax.random.split(key, 3))(state.members.key)
         rows = count * self.batch_size
-        batches = replay.sample(state.replay, keys[:, 0], rows, self.env.task.obs_size)
+        batches = replay.sample(
+            state.replay,
+            keys[:, 0],
+            rows,
+            self.env.task.obs_size,
+            self.env.num_envs,
+            self.n_step,
+            state.members.hyper.gamma,
+        )
 
-        def member(m: Member, batches: Transition, keys: jax.Array) -> tuple[Member, UpdateStats]:
+        def member(m: Member, batches: Batch, keys: jax.Array) -> tuple[Member, UpdateStats]:
             batches = jax.tree.map(lambda x: x.reshape((count, self.batch_size, *x.shape[1:])), batches)
             if self.normalize_obs:
                 batches = replace(
@@ -148,8 +160,10 @@ class Loop:
                     next_obs=normalize(m.obs_stats, batches.next_obs),
                 )
             noise = jax.random.normal(keys[1], batches.action.shape)
-            active = m.env_steps >= m.hyper.learn_from
-            learner, stats = self.td3.update_block(m.learner, m.hyper, batches, noise, active, done)
+            active = m.env_steps > m.hyper.learn_from
+            share = 1 - m.hyper.lr_decay * jnp.minimum(m.env_steps / m.hyper.total_env_steps, 1)
+            hyper = replace(m.hyper, actor_lr=m.hyper.actor_lr * share, critic_lr=m.hyper.critic_lr * share)
+            learner, stats = self.td3.update_block(m.learner, hyper, batches, noise, active, done)
             updates = jnp.where(active, m.updates + count, m.updates)
             return replace(m, learner=learner, updates=updates, key=keys[2]), stats
 
@@ -208,6 +222,7 @@ def build(config: Config, task: Task) -> Loop:
         schedule=make_schedule(config),
         batch_size=config.batch_size,
         capacity=-(-config.replay_capacity // config.num_envs) * config.num_envs,
+        n_step=config.n_step,
         normalize_obs=config.normalize_obs,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from td3_brax.state import Replay, Transition
+from td3_brax.state import Batch, Replay, Transition
 
 TRIES = 4
 FLAGS = 4
@@ -51,35 +51,63 @@ def add(replay: Replay, transition: Transition) -> Replay:
     capacity, num_members, size = replay.rows.shape
     if rows.shape[1:] != (num_members, size) or capacity % rows.shape[0]:
         raise ValueError(f"vector step {rows.shape} does not fit a ring {replay.rows.shape}")
+    zero = jnp.zeros_like(replay.position)
     return Replay(
-        rows=jax.lax.dynamic_update_slice(replay.rows, rows, (replay.position, 0, 0)),
+        rows=jax.lax.dynamic_update_slice(replay.rows, rows, (replay.position, zero, zero)),
         position=(replay.position + rows.shape[0]) % capacity,
         size=jnp.minimum(replay.size + rows.shape[0], capacity),
     )
 
 
-def sample(replay: Replay, keys: jax.Array, count: int, obs_size: int) -> Transition:
+def sample(
+    replay: Replay, keys: jax.Array, count: int, obs_size: int, num_envs: int, n_step: int, gamma: jax.Array
+) -> Batch:
     """4. ``count`` transitions per member, uniform with replacement over the valid rows.
 
     Rows that are not valid are rare; each draw tries up to four rows, and the few draws that find none
-    take the first one found by another draw of the same member. So the cost depends on ``count`` alone.
+    take what another draw of the same member found. So the cost depends on ``count`` alone.
+
+    With ``n_step`` above 1 each goes on from its row through the rows of the same environment's next
+    steps, until the episode ends, physics break, or nothing newer is stored (Sutton 1988; for
+    off-policy replay as in Barth-Maron et al. 2018, equation 5).
 
     Args:
         keys: [M]
+        num_envs: rows of one member per vector step.
+        gamma: [M]
     Returns:
-        leaves [M, count, ...]; all valid, unless the ring holds next to nothing that is.
+        leaves [M, count, ...]; valid transitions only, unless the ring holds next to none.
     """
     capacity, num_members, size = replay.rows.shape
     flat = replay.rows.reshape(capacity * num_members, size)
-    member = jnp.arange(num_members)
+    member = jnp.arange(num_members)[:, None]
+
+    def read(age: jax.Array) -> jax.Array:
+        """Place in ``flat`` of rows [M, ...] by age: 0 is the newest."""
+        own = member.reshape((num_members,) + (1,) * (age.ndim - 1))
+        return (replay.position - 1 - age) % capacity * num_members + own
 
     draws = jax.vmap(lambda key: jax.random.uniform(key, (TRIES, count)))(keys)
     held = jnp.maximum(replay.size, 1)[:, None, None]
-    age = jnp.minimum((draws * held).astype(jnp.int32), held - 1)
-    index = (replay.position - 1 - age) % capacity * num_members + member[:, None, None]
-    valid = flat[index, size - 1] > 0
-    first = jnp.argmax(valid, axis=1, keepdims=True)
-    chosen = jnp.take_along_axis(index, first, axis=1)[:, 0]
+    ages = jnp.minimum((draws * held).astype(jnp.int32), held - 1)
+    valid = flat[read(ages), size - 1] > 0
+    age = jnp.take_along_axis(ages, jnp.argmax(valid, axis=1, keepdims=True), axis=1)[:, 0]
     found = valid.any(axis=1)
-    spare = jnp.take_along_axis(chosen, jnp.argmax(found, axis=1, keepdims=True), axis=1)
-    return unpack(flat[jnp.where(found, chosen, spare)], obs_size)
+    age = jnp.where(found, age, jnp.roll(age, 1, axis=1))
+    found = found | jnp.roll(found, 1, axis=1)
+    spare = jnp.take_along_axis(age, jnp.argmax(found, axis=1, keepdims=True), axis=1)
+    age = jnp.where(found, age, spare)
+
+    first = unpack(flat[read(age)], obs_size)
+    reward, next_obs, terminated = first.reward, first.next_obs, first.terminated
+    goes_on = (first.terminated + first.truncated) == 0
+    steps = jnp.ones_like(reward)
+    for k in range(1, n_step):
+        later = unpack(flat[read(jnp.maximum(age - k * num_envs, 0))], obs_size)
+        goes_on &= (age >= k * num_envs) & (later.valid > 0)
+        reward += jnp.where(goes_on, gamma[:, None] ** k * later.reward, 0)
+        next_obs = jnp.where(goes_on[..., None], later.next_obs, next_obs)
+        terminated = jnp.where(goes_on, later.terminated, terminated)
+        steps += goes_on
+        goes_on &= (later.terminated + later.truncated) == 0
+    return Batch(first.obs, first.action, reward, next_obs, terminated, steps)

@@ -35,6 +35,24 @@ class Transition:
 
 
 @flax.struct.dataclass
+class Batch:
+    """What the learner takes: transitions over ``steps`` steps of an environment (one in the paper)."""
+
+    obs: jax.Array
+    """[..., O], normalised if the networks take it so; ``next_obs`` too."""
+    action: jax.Array
+    """[..., A] the first step's."""
+    reward: jax.Array
+    """[...] discounted sum over the steps."""
+    next_obs: jax.Array
+    """[..., O] what the last step led to."""
+    terminated: jax.Array
+    """[...] 1.0 where the last step terminated the episode."""
+    steps: jax.Array
+    """[...] how many there are: fewer than asked for at an episode's end and at the ring's newest row."""
+
+
+@flax.struct.dataclass
 class Replay:
     """The ring. Written a vector step at a time at ``position``, which all members share."""
 
@@ -120,6 +138,7 @@ class Hyper:
     tau: jax.Array
     actor_lr: jax.Array
     critic_lr: jax.Array
+    lr_decay: jax.Array
     exploration_noise: jax.Array
     exploration_noise_spread: jax.Array
     target_noise: jax.Array
@@ -127,7 +146,9 @@ class Hyper:
     warmup_env_steps: jax.Array
     """int32: actions are uniform before this environment step."""
     learn_from: jax.Array
-    """int32: updates count from this environment step on."""
+    """int32: updates count after this environment step."""
+    total_env_steps: jax.Array
+    """int32: length of the run, for the decay."""
 
 
 @flax.struct.dataclass

@@ -132,11 +132,11 @@ class Program:
         analysis = self._chunk.memory_analysis()
         self.workspace = int(analysis.temp_size_in_bytes) if analysis else 0
         plan.check_program(shapes, self.workspace, device)
-        held = plan.tree_bytes(shapes)
+        held, ring = plan.tree_bytes(shapes) / plan.GB, plan.tree_bytes(shapes.replay) / plan.GB
+        source = ", the rest from the cache" if self.cached else ""
         display.line(
-            f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s"
-            f"{', the rest from the cache' if self.cached else ''}); {held / 1e9:.2f} GB on {device.device_kind}, "
-            f"of which replay {plan.tree_bytes(shapes.replay) / 1e9:.2f} GB"
+            f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
+            f"{held:.2f} GB on {device.device_kind}, of which replay {ring:.2f} GB"
         )
         self.state = make()
         self._eval_key = jax.random.key(config.seed + 2**31)

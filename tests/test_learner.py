@@ -11,7 +11,7 @@ import pytest
 
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic
-from td3_brax.state import Hyper, Transition
+from td3_brax.state import Batch, Hyper
 
 OBS, ACTION, HIDDEN, BATCH, UPDATES = 5, 3, (16, 12), 32, 50
 HYPER = {
@@ -19,6 +19,7 @@ HYPER = {
     "tau": 0.03,
     "actor_lr": 2e-3,
     "critic_lr": 3e-3,
+    "lr_decay": 0.0,
     "exploration_noise": 0.1,
     "exploration_noise_spread": 0.0,
     "target_noise": 0.4,
@@ -78,13 +79,13 @@ class Reference:
         self.critic_adams = [Adam(c, hyper["critic_lr"]) for c in critics]
         self.t = 0
 
-    def update(self, b: Transition, noise: np.ndarray) -> tuple[float, float | None]:
+    def update(self, b: Batch, noise: np.ndarray) -> tuple[float, float | None]:
         h, n = self.h, len(b.reward)
         a2 = np.tanh(forward(self.actor_target, b.next_obs)[0])
         eps = np.clip(noise * h["target_noise"], -h["target_noise_clip"], h["target_noise_clip"])
         x2 = np.concatenate([b.next_obs, np.clip(a2 + eps, -1, 1)], 1)
         lowest = np.min([forward(c, x2)[0][:, 0] for c in self.critic_targets], axis=0)
-        y = b.reward + h["gamma"] * (1 - b.terminated) * lowest
+        y = b.reward + h["gamma"] ** b.steps * (1 - b.terminated) * lowest
         x, loss = np.concatenate([b.obs, b.action], 1), 0.0
         for k, c in enumerate(self.critics):
             q, inputs = forward(c, x)
@@ -117,16 +118,15 @@ def layers_of(params: Any, critic: int | None = None) -> list[tuple[np.ndarray, 
     return [(pick(tree[f"layer_{i}"]["kernel"]), pick(tree[f"layer_{i}"]["bias"])) for i in range(len(tree))]
 
 
-def make_batches(rng: np.random.Generator, dtype: Any) -> tuple[Transition, np.ndarray]:
+def make_batches(rng: np.random.Generator, dtype: Any) -> tuple[Batch, np.ndarray]:
     normal = lambda *s: rng.normal(size=(UPDATES, BATCH, *s)).astype(dtype)  # noqa: E731
-    batches = Transition(
+    batches = Batch(
         obs=normal(OBS),
         action=np.clip(normal(ACTION), -1, 1),
         reward=normal(),
         next_obs=normal(OBS),
         terminated=(rng.random((UPDATES, BATCH)) < 0.2).astype(dtype),
-        truncated=(rng.random((UPDATES, BATCH)) < 0.2).astype(dtype),
-        valid=np.ones((UPDATES, BATCH), dtype),
+        steps=rng.integers(1, 4, (UPDATES, BATCH)).astype(dtype),
     )
     return batches, normal(ACTION)
 
@@ -138,7 +138,10 @@ def run_both(dtype: Any, delay: int, critics: int, changes: dict[str, float], cu
     learner = td3.init(jax.random.key(3), OBS, ACTION)
     learner = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, learner)
     hyper = Hyper(
-        **{k: jnp.asarray(v, dtype) for k, v in floats.items()}, warmup_env_steps=0, learn_from=0
+        **{k: jnp.asarray(v, dtype) for k, v in floats.items()},
+        warmup_env_steps=0,
+        learn_from=0,
+        total_env_steps=1,
     )
     batches, noise = make_batches(np.random.default_rng(7), dtype)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (batches, noise))
@@ -208,9 +211,7 @@ def test_fifty_updates_stay_close_in_float32():
 def test_the_reference_tells_a_wrong_setting(setting, wrong, monkeypatch):
     delay, critics, _ = SETTINGS[setting]
     original = Reference.__init__
-    monkeypatch.setattr(
-        Reference, "__init__", lambda self, a, c, d, h: original(self, a, c, d, h | wrong)
-    )
+    monkeypatch.setattr(Reference, "__init__", lambda self, a, c, d, h: original(self, a, c, d, h | wrong))
     with jax.enable_x64(True):
         error, *_ = run_both(np.float64, delay, critics, {}, ())
     assert error > 1e-6
@@ -220,7 +221,9 @@ def test_inactive_updates_change_nothing():
     td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, 2), 2)
     learner = td3.init(jax.random.key(0), OBS, ACTION)
     batches, noise = make_batches(np.random.default_rng(0), np.float32)
-    hyper = Hyper(**{k: jnp.float32(v) for k, v in HYPER.items()}, warmup_env_steps=0, learn_from=0)
+    hyper = Hyper(
+        **{k: jnp.float32(v) for k, v in HYPER.items()}, warmup_env_steps=0, learn_from=0, total_env_steps=1
+    )
     after, _ = jax.jit(td3.update_block)(learner, hyper, batches, noise, False)
     jax.tree.map(np.testing.assert_array_equal, after, learner)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +45,7 @@ def random_policy(obs_size: int = OBS, action_size: int = ACTION, env: str = "an
 
     return Policy(
         env=env,
-        weights=tuple(draw(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True)),
+        weights=tuple(draw(a, b) for a, b in pairwise(sizes)),
         biases=tuple(draw(b) for b in sizes[1:]),
         obs_mean=draw(obs_size),
         obs_deviation=np.abs(draw(obs_size)) + 0.1,
@@ -137,7 +138,8 @@ def test_a_policy_needs_only_numpy(tmp_path: Path, good: bytes) -> None:
     code = (
         "import sys; from td3_brax import load_policy; p = load_policy(sys.argv[1]); "
         f"print(p.predict([0.5] * {OBS})[0].tolist()); "
-        "print([m for m in ('jax', 'flax', 'brax', 'mujoco', 'matplotlib', 'rich', 'yaml') if m in sys.modules])"
+        "heavy = 'jax', 'flax', 'brax', 'mujoco', 'matplotlib', 'rich', 'yaml'; "
+        "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True

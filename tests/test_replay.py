@@ -31,7 +31,22 @@ def vector_step(serial: int, members: int, num_envs: int, rng: np.random.Generat
 
 
 add = jax.jit(replay.add, donate_argnums=0)
-sample = jax.jit(replay.sample, static_argnums=(2, 3))
+sample = jax.jit(replay.sample, static_argnums=(2, 3, 4, 5))
+GAMMA = 0.9
+
+
+def n_step_of(rows: list[np.ndarray], start: int, num_envs: int, n_step: int) -> list[float]:
+    """What a sample that begins at row ``start`` of a plain list must be."""
+    reward, steps, i = 0.0, 0, start
+    while True:
+        number, (r, terminated, truncated, _) = rows[i][0], rows[i][-4:]
+        reward += GAMMA**steps * r
+        steps += 1
+        after = i + num_envs
+        if terminated or truncated or steps == n_step or after >= len(rows) or not rows[after][-1]:
+            next_number = number + 0.5
+            return [rows[start][0], -rows[start][0], reward, next_number, terminated, steps]
+        i = after
 
 
 @settings(max_examples=30, deadline=None)
@@ -41,9 +56,10 @@ sample = jax.jit(replay.sample, static_argnums=(2, 3))
     vector_capacity=st.sampled_from([1, 5]),
     ops=st.lists(st.sampled_from(["add", "add", "sample"]), min_size=1, max_size=25),
     invalid=st.sampled_from([0.0, 0.2]),
+    n_step=st.sampled_from([1, 3]),
     seed=st.integers(0, 10_000),
 )
-def test_ring_equals_a_list(members, num_envs, vector_capacity, ops, invalid, seed):
+def test_ring_equals_a_list(members, num_envs, vector_capacity, ops, invalid, n_step, seed):
     rng = np.random.default_rng(seed)
     capacity = vector_capacity * num_envs
     ring = replay.init(capacity, members, OBS, ACTION)
@@ -59,12 +75,17 @@ def test_ring_equals_a_list(members, num_envs, vector_capacity, ops, invalid, se
                 model[m] = (model[m] + list(rows[m]))[-capacity:]
             assert ring.size.tolist() == [len(model[0])] * members
         elif any(row[-1] for row in model[0]) and all(any(row[-1] for row in mod) for mod in model):
-            got = sample(ring, jax.random.split(jax.random.key(seed + serial), members), 64, OBS)
-            packed = np.asarray(replay.pack(got))
-            assert packed.shape == (members, 64, replay.row_size(OBS, ACTION))
+            keys = jax.random.split(jax.random.key(seed + serial), members)
+            got = jax.device_get(sample(ring, keys, 64, OBS, num_envs, n_step, jnp.full(members, GAMMA)))
             for m in range(members):
-                stored = {row.tobytes() for row in model[m] if row[-1]}
-                assert {row.tobytes() for row in packed[m]} <= stored
+                starts = {row[0]: i for i, row in enumerate(model[m]) if row[-1]}
+                for j in range(64):
+                    start = starts[float(got.obs[m, j, 0])]
+                    want = n_step_of(model[m], start, num_envs, n_step)
+                    b = jax.tree.map(lambda x, m=m, j=j: x[m, j], got)
+                    assert len({*b.obs.tolist()}) == len({*b.next_obs.tolist()}) == 1
+                    have = [b.obs[0], b.action[0], b.reward, b.next_obs[0], b.terminated, b.steps]
+                    np.testing.assert_allclose(have, want, rtol=1e-5)
     # What is stored is exactly the list, oldest first.
     for m in range(members):
         held = len(model[m])
@@ -80,7 +101,7 @@ def test_sampling_is_uniform_over_valid_rows():
     for i in range(6):  # wraps
         ring = add(ring, vector_step(1 + i * 100, members, num_envs, rng, 0.2))
     draws = 200_000
-    got = sample(ring, jax.random.split(jax.random.key(1), members), draws, OBS)
+    got = sample(ring, jax.random.split(jax.random.key(1), members), draws, OBS, num_envs, 1, jnp.ones(2))
     for m in range(members):
         rows = np.asarray(ring.rows)[:, m]
         numbers = rows[rows[:, -1] > 0, 0]
@@ -96,7 +117,7 @@ def test_cost_of_sampling_does_not_depend_on_the_capacity():
     def flops_and_workspace(capacity: int) -> tuple[float, int]:
         ring = jax.eval_shape(lambda: replay.init(capacity, 1, OBS, ACTION))
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-        compiled = jax.jit(replay.sample, static_argnums=(2, 3)).lower(ring, keys, 256, OBS).compile()
+        compiled = sample.lower(ring, keys, 256, OBS, 8, 1, jnp.ones(1)).compile()
         return compiled.cost_analysis()["flops"], compiled.memory_analysis().temp_size_in_bytes
 
     assert flops_and_workspace(1_000) == flops_and_workspace(10_000_000)

@@ -48,6 +48,31 @@ OPTIONS = [
     "--eval_episodes=4",
 ]
 
+ALWAYS = {
+    "env_steps",
+    "updates",
+    "wall_s",
+    "train/episodes",
+    "train/return_mean",
+    "train/length_mean",
+    "loss/critic",
+    "loss/actor",
+    "q/mean",
+    "q/target_mean",
+    "env/quarantined",
+    "env/waited",
+    "time/env_steps_per_s",
+    "time/updates_per_s",
+    "time/compile_s",
+}
+EVALUATED = {
+    "eval/return_mean",
+    "eval/return_std",
+    "eval/length_mean",
+    "eval/return_best",
+    "time/eval_s",
+}
+
 
 @dataclass
 class Run:
@@ -140,14 +165,9 @@ def test_a_run_writes_its_files(first: Run) -> None:
 def test_the_reports_are_complete_and_true(first: Run) -> None:
     reports = first.reports
     assert [r["env_steps"] for r in reports] == [128, 256, 384, 512, 640, 768]
-    always = (
-        "env_steps updates wall_s train/episodes train/return_mean train/length_mean loss/critic loss/actor "
-        "q/mean q/target_mean env/quarantined env/waited time/env_steps_per_s time/updates_per_s time/compile_s"
-    ).split()
-    evaluated = "eval/return_mean eval/return_std eval/length_mean eval/return_best time/eval_s".split()
     for report in reports:
-        assert set(always) <= set(report)
-        assert (set(evaluated) <= set(report)) == (report["env_steps"] % 256 == 0)
+        assert set(report) >= ALWAYS
+        assert (set(report) >= EVALUATED) == (report["env_steps"] % 256 == 0)
         assert report["time/env_steps_per_s"] > 0
         assert report["env/quarantined"] == 0
         assert 0 < report["time/compile_s"] < report["wall_s"]
@@ -180,7 +200,7 @@ def test_the_reports_are_complete_and_true(first: Run) -> None:
 def test_the_lines_for_people_tell_what_happened(first: Run) -> None:
     assert "\x1b" not in first.printed
     lines = first.printed.splitlines()
-    assert any("compiled in" in line for line in lines)
+    assert 0 <= first.printed.find("compiling") < first.printed.find("compiled in")
     for steps in ("256", "512", "768"):
         assert any(re.match(rf"\s*{steps} steps .*greedy return", line) for line in lines)
     assert re.search(r"done: greedy return .* over 4 episodes after 768 steps", first.printed)
@@ -332,9 +352,10 @@ def test_ctrl_c_saves_what_was_learnt_and_says_where(tmp_path: Path) -> None:
     with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         wait_for(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3, process, 300)
         began = time.monotonic()
-        process.send_signal(signal.SIGINT)
-        time.sleep(0.4)
-        process.send_signal(signal.SIGINT)
+        # Once asks to stop; again and again, until all is saved, does no harm.
+        while process.poll() is None and not (out / "curve.png").exists() and time.monotonic() - began < 30:
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.1)
         printed, errors = process.communicate(timeout=60)
         assert time.monotonic() - began < 30
     assert process.returncode == 130, errors
@@ -352,25 +373,36 @@ def test_ctrl_c_saves_what_was_learnt_and_says_where(tmp_path: Path) -> None:
     assert "policy_last.npz" in closing
 
 
+MARKING = """
+import pathlib, sys
+import jax
+from td3_brax.train import main
+compile = jax.stages.Lowered.compile
+def marked(lowered):
+    pathlib.Path(sys.argv[1]).touch()
+    return compile(lowered)
+jax.stages.Lowered.compile = marked
+sys.exit(main(sys.argv[2:]))
+"""
+
+
 def test_ctrl_c_while_compiling_ends_at_once(tmp_path: Path) -> None:
-    out, log = tmp_path / "run", tmp_path / "log"
+    out, mark = tmp_path / "run", tmp_path / "compiling"
+    argv = [sys.executable, "-c", MARKING, str(mark), *OPTIONS, f"--out={out}"]
     # No cache, so that compiling takes long enough to be met.
-    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false", "JAX_LOG_COMPILES": "1"}
-    with log.open("w") as errors:
-        argv = [*MODULE, *OPTIONS, f"--out={out}"]
-        with started(argv, stdout=subprocess.PIPE, stderr=errors, env=environment) as process:
-            wait_for(lambda: "Compiling jit(train_chunk)" in log.read_text(), process, 120)
-            time.sleep(0.5)
-            began = time.monotonic()
-            process.send_signal(signal.SIGINT)
-            printed, _ = process.communicate(timeout=120)
-            seconds = time.monotonic() - began
+    environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+        wait_for(mark.exists, process, 120)
+        time.sleep(0.5)
+        began = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        printed, errors = process.communicate(timeout=120)
+        seconds = time.monotonic() - began
     assert process.returncode == 130
-    assert seconds < 3
     assert "compiled in" not in printed
-    assert "Finished XLA compilation of jit(train_chunk)" not in log.read_text()
-    assert sum("stopped" in line for line in log.read_text().splitlines()) == 1
-    assert "Traceback" not in log.read_text()
+    assert seconds < 3
+    assert len(errors.splitlines()) == 1
+    assert "stopped" in errors
     assert not (out / "metrics.jsonl").exists()
 
 
@@ -392,4 +424,4 @@ def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
     assert "\u2501" in text  # the bar
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     assert re.search(r"100%.*2,048/2,048 steps, [\d,]+ steps/s, .* left, return \d+ \(best \d+\)", plain)
-    assert re.search(r"done: greedy return", plain)
+    assert 0 <= plain.find("compiling") < plain.find("compiled in") < plain.find("done: greedy return")

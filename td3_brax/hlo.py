@@ -1,0 +1,205 @@
+"""Reading a compiled program's text (HLO): what it runs, and how often."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+OTHER = "other"
+"""The scope of an operation that stems from none of those asked for."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation of the compiled program."""
+
+    name: str
+    """As in the compiled program's text."""
+    kind: str
+    """``fusion``, ``gemm``, ``sort``, ``scatter``, ``custom-call``, ``copy``, ..."""
+    scope: str
+    """The innermost named scope it stems from."""
+    times: int
+    """How often a call runs it."""
+    bytes: int
+    """What it writes each time; slices written in place into a larger buffer are not included."""
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One line of HLO text."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    attributes: str
+
+    def attribute(self, pattern: str) -> list[str]:
+        """All matches of ``pattern`` in what follows the operands."""
+        return re.findall(pattern, self.attributes)
+
+
+@dataclass
+class Program:
+    """HLO text by computation."""
+
+    entry: str = ""
+    computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
+    roots: dict[str, Instruction] = field(default_factory=dict)
+
+
+HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
+LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
+OPCODE = re.compile(r"\s*([a-z][a-z0-9\-]*)\(")
+ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
+COMMENT = re.compile(r"/\*.*?\*/")
+CALLED = r"\b(?:calls|to_apply)=%?([\w.\-]+)"
+BRANCHES = r"\b(?:true_computation|false_computation)=%?([\w.\-]+)"
+
+
+def _close(text: str, start: int) -> int:
+    """Index after the bracket that closes the one at ``start``."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] in "({[") - (text[i] in ")}]")
+        if depth == 0:
+            return i + 1
+    raise ValueError(f"unbalanced: {text[start : start + 80]}")
+
+
+def parse(text: str) -> Program:
+    """The computations of an HLO module's text."""
+    program = Program()
+    current = ""
+    for line in text.splitlines():
+        if header := HEADER.match(line):
+            current = header[2]
+            program.computations[current] = {}
+            if header[1]:
+                program.entry = current
+        elif match := LINE.match(line):
+            rest = COMMENT.sub("", line[match.end() :])
+            end = _close(rest, 0) if rest[0] == "(" else rest.index(" ")
+            opcode = OPCODE.match(rest, end)
+            if opcode is None:
+                raise ValueError(f"not an HLO instruction: {line[:120]}")
+            after = _close(rest, opcode.end() - 1)
+            operands = re.findall(r"%([\w.\-]+)", rest[opcode.end() : after])
+            op = Instruction(match[2], rest[:end], opcode[1], tuple(operands), rest[after:])
+            program.computations[current][op.name] = op
+            if match[1]:
+                program.roots[current] = op
+    return program
+
+
+def _bytes(shape: str) -> int:
+    """Bytes of all arrays in a shape."""
+    total = 0
+    for kind, bits, dims in ARRAY.findall(shape):
+        size = math.prod(int(d) for d in dims.split(",") if d)
+        total += size if kind == "pred" else -(-size * int(bits) // 8)
+    return total
+
+
+class Walk:
+    """Adds up what runs, from the entry down through loops and calls."""
+
+    FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast")) | frozenset(
+        ("after-all", "add-dependency", "opt-barrier", "partition-id", "replica-id")
+    )
+    HOST = frozenset(("infeed", "outfeed", "send", "recv"))
+    KINDS: ClassVar = {"dot": "gemm", "sort": "sort", "scatter": "scatter"}
+    IN_PLACE = frozenset(("dynamic-update-slice", "scatter"))
+
+    def __init__(self, program: Program, scopes: Sequence[str]) -> None:
+        self.program = program
+        names = "|".join(map(re.escape, scopes))
+        self.scope_pattern = re.compile(rf'(?:[/("])({names})(?=[/)"])')
+        self.details: list[Operation] = []
+        self.host: list[str] = []
+        self.unknown_loops: list[str] = []
+        self.conditionals: list[str] = []
+        self.custom_calls: Counter[str] = Counter()
+
+    def computation(self, name: str, times: int, scope: str) -> None:
+        """Add what ``name`` does, run ``times`` times."""
+        ops = self.program.computations[name]
+        for op in ops.values():
+            self.operation(op, ops, times, scope)
+
+    def operation(self, op: Instruction, ops: dict[str, Instruction], times: int, scope: str) -> None:
+        """Add one line of a computation."""
+        metadata = op.attribute(r'op_name=("(?:[^"\\]|\\.)*")')
+        found = self.scope_pattern.findall(metadata[0]) if metadata else []
+        scope = found[-1] if found else scope
+        if '_xla_compute_type="host"' in op.attributes:
+            self.host.append(op.name)
+        if op.opcode == "while":
+            trips = op.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+            if not trips:
+                self.unknown_loops.append(op.name)
+            (body,) = op.attribute(r"\bbody=%?([\w.\-]+)")
+            self.computation(body, times * int(trips[0] if trips else 1), scope)
+        elif op.opcode == "conditional":
+            self.conditionals.append(op.name)
+            listed = op.attribute(r"branch_computations=\{([^}]*)\}")
+            branches = re.findall(r"%?([\w.\-]+)", listed[0]) if listed else op.attribute(BRANCHES)
+            for branch in branches:
+                self.computation(branch, times, scope)
+        elif op.opcode in ("call", "async-start"):
+            for called in op.attribute(CALLED):
+                self.computation(called, times, scope)
+        elif op.opcode not in self.FREE and not op.opcode.endswith(("-done", "-update")):
+            self.add(op, ops, times, scope)
+
+    def add(self, op: Instruction, ops: dict[str, Instruction], times: int, scope: str) -> None:
+        """Add one operation."""
+        kind = op.opcode.removesuffix("-start")
+        inner = {o.opcode for c in op.attribute(CALLED) for o in self.program.computations[c].values()}
+        target = ""
+        if kind == "fusion":
+            kind = next((k for opcode, k in self.KINDS.items() if opcode in inner), kind)
+        elif kind == "custom-call":
+            target = next(iter(op.attribute(r'custom_call_target="([^"]*)"')), "")
+            self.custom_calls[target] += times
+            kind = "gemm" if "gemm" in target or "matmul" in target else kind
+        # Memory space 5 is the host's.
+        shapes = [op.shape, *(ops[o].shape for o in op.operands if o in ops)]
+        if kind in self.HOST or "callback" in target or any("S(5)" in shape for shape in shapes):
+            self.host.append(op.name)
+        if op.opcode == "copy-start":  # its own shape holds the source as well
+            done = (o for o in ops.values() if o.opcode == "copy-done" and op.name in o.operands)
+            op = next(done, op)
+        self.details.append(Operation(op.name, kind, scope, times, self.written(op)))
+
+    def written(self, op: Instruction) -> int:
+        """Bytes that ``op`` writes, without buffers of which it writes a slice in place."""
+        root, inside = op, {op.name: op}
+        if op.opcode.startswith("fusion"):
+            (fused,) = op.attribute(CALLED)
+            root, inside = self.program.roots[fused], self.program.computations[fused]
+        outputs = [inside[o] for o in root.operands] if root.opcode == "tuple" else [root]
+        total = 0
+        for output in outputs:
+            made = output
+            while made.opcode == "bitcast":
+                made = inside[made.operands[0]]
+            total += 0 if made.opcode in self.IN_PLACE else _bytes(output.shape)
+        return total
+
+
+def walk(text: str, scopes: Sequence[str]) -> Walk:
+    """What one call of the program with this HLO ``text`` runs.
+
+    An operation belongs to the innermost of ``scopes`` in its name, else to that of the loop around it.
+    Asynchronous pairs count once; what is inside a fusion counts as that fusion.
+    """
+    program = parse(text)
+    found = Walk(program, scopes)
+    found.computation(program.entry, 1, OTHER)
+    return found

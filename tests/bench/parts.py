@@ -1,0 +1,128 @@
+"""Collect beside bare brax stepping; resets; a whole chunk beside the sum of its parts.
+
+All on brax Ant (mjx), in one process, each part compiled as its own program and run in turn; medians.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+
+from td3_brax import loop as loops
+from td3_brax.config import resolve
+from td3_brax.envs.brax import BraxTask, brax_envs
+from td3_brax.train import prepare_jax
+
+STEPS, REPEATS = 48, 7
+
+
+def measured(calls: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """Median seconds of each call, taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(REPEATS + 1):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            jax.block_until_ready(call())
+            if repeat:
+                times[name].append(time.perf_counter() - began)
+    return {name: statistics.median(t) for name, t in times.items()}
+
+
+def bare_brax(num_envs: int) -> Callable[[], Any]:
+    """48 vector steps of brax's own Ant with given random actions, and nothing else."""
+    env = brax_envs.get_environment("ant", backend="mjx")
+    state = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), num_envs))
+    actions = jax.random.uniform(jax.random.key(1), (STEPS, num_envs, 8), minval=-1, maxval=1)
+    run = jax.jit(lambda s, a: jax.lax.scan(lambda c, x: (jax.vmap(env.step)(c, x), None), s, a)[0])
+    return lambda: run(state, actions)
+
+
+def collecting(num_envs: int, refill: bool) -> Callable[[], Any]:
+    """48 vector steps of act, step, auto-reset, quarantine, insert; with their three refills or none."""
+    config = resolve({"num_envs": num_envs, "replay_capacity": 250_000, "updates_per_env_step": 1}, "cpu")
+    loop = loops.build(config, BraxTask("ant"))
+    state = [jax.jit(lambda: loop.refill(loops.init(loop, config)))()]
+
+    def group(state: Any, _: None) -> tuple[Any, Any]:
+        state = loop.refill(state) if refill else state
+        return jax.lax.scan(lambda c, _: loop.collect(c), state, length=16)
+
+    run = jax.jit(lambda s: jax.lax.scan(group, s, length=STEPS // 16), donate_argnums=0)
+
+    def call() -> Any:
+        state[0], stats = run(state[0])
+        return stats
+
+    return call
+
+
+def chunk_and_parts() -> dict[str, Callable[[], Any]]:
+    """A chunk of the quick preset; its physics alone; its updates alone (on a batch that stays)."""
+    config = resolve({"warmup_env_steps": 0}, "cpu")
+    loop = loops.build(config, BraxTask("ant"))
+    schedule = loop.schedule
+    first = jax.jit(lambda: loop.refill(loops.init(loop, config)))()
+    state = [first]
+    chunk = jax.jit(loop.train_chunk, donate_argnums=0)
+
+    def whole() -> Any:
+        state[0], metrics = chunk(state[0])
+        return metrics
+
+    task = loop.env.task
+    envs = jax.tree.map(lambda x: jnp.copy(x[0]), first.members.env)
+    actions = jax.random.uniform(
+        jax.random.key(1), (schedule.vector_steps, config.num_envs, task.action_size), minval=-1, maxval=1
+    )
+
+    def step(carry: Any, action: jax.Array) -> tuple[Any, jax.Array]:
+        out = jax.vmap(task.step)(carry, action)
+        return out.state, out.reward.sum()
+
+    physics = jax.jit(lambda s, a: jax.lax.scan(step, s, a)[1])
+    member = jax.tree.map(lambda x: jnp.copy(x[0]), first.members)
+    key = jax.random.key(2)
+    shape = (schedule.updates, config.batch_size)
+    obs = jax.random.normal(key, (*shape, task.obs_size))
+    action = jnp.tanh(jax.random.normal(key, (*shape, task.action_size)))
+    ones = jnp.ones(shape)
+    batch = loops.Batch(obs, action, ones, obs, 0 * ones, ones)
+
+    def update(learner: Any, _: None) -> tuple[Any, Any]:
+        return loop.td3.update_block(learner, member.hyper, batch, action, jnp.bool_(True))
+
+    rounds = schedule.total_updates // schedule.updates
+    learn = jax.jit(lambda x: jax.lax.scan(update, x, length=rounds)[1])
+    return {
+        "chunk": whole,
+        "physics": lambda: physics(envs.task, actions),
+        "updates": lambda: learn(replace(member.learner)),
+    }
+
+
+def main() -> None:
+    """Print the tables."""
+    prepare_jax(False)
+    n = 512
+    t = measured({"brax": bare_brax(n), "collect": collecting(n, True), "without": collecting(n, False)})
+    for name, label in (("brax", "bare brax"), ("collect", "collect"), ("without", "collect, no resets")):
+        print(f"{label:<20} {n * STEPS / t[name]:8,.0f} steps/s   {t['brax'] / t[name]:.3f} of bare brax")
+    print(f"resets: {(t['collect'] - t['without']) / t['brax']:.1%} of stepping")
+    t = measured(chunk_and_parts())
+    parts = t["physics"] + t["updates"]
+    for name, seconds in t.items():
+        print(f"{name:<20} {seconds:8.3f} s")
+    print(f"chunk / (physics + updates): {t['chunk'] / parts:.3f}")
+
+
+if __name__ == "__main__":
+    main()
