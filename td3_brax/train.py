@@ -9,18 +9,20 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from td3_brax import __version__
 from td3_brax.cli import guarded, parse_train
 from td3_brax.config import FIELDS, Config, ConfigError, resolve
-from td3_brax.policy import Policy, save_policy
+from td3_brax.policy import save_policy
 from td3_brax.tracking import Display, JsonLines, Report, duration
+
+if TYPE_CHECKING:
+    from td3_brax.program import Program
 
 INTERRUPTED = 130
 DIVERGED = 1
@@ -70,145 +72,6 @@ def make_run_folder(config: Config) -> Path:
     return out
 
 
-@contextlib.contextmanager
-def counting_cache_misses() -> Iterator[list[str]]:
-    """Collect the persistent cache's misses while the block runs."""
-    import jax
-
-    misses: list[str] = []
-
-    def listen(event: str, **_: Any) -> None:
-        if event == "/jax/compilation_cache/cache_misses":
-            misses.append(event)
-
-    jax.monitoring.register_event_listener(listen)
-    try:
-        yield misses
-    finally:
-        jax.monitoring.unregister_event_listener(listen)
-
-
-class Program:
-    """The compiled functions of a run, and its state."""
-
-    def __init__(self, config: Config, display: Display) -> None:
-        import jax
-
-        from td3_brax import evaluate, loop, plan
-        from td3_brax.envs.brax import BraxTask
-
-        self.config = config
-        self.task = BraxTask(config.env, config.backend)
-        self.loop = loop.build(config, self.task)
-        if self.task.open_loops:
-            display.line(
-                f"note: {config.env} on {config.backend} steps with a solver loop of unknown length, which "
-                "makes a GPU wait for the host; ant and humanoid, or --backend spring, have none"
-            )
-        device = jax.devices()[0]
-        shapes = jax.eval_shape(lambda: loop.init(self.loop, config))
-        plan.check_state(shapes, device)
-
-        def greedy(members: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            actor, stats = jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
-            return evaluate.greedy_returns(
-                self.task,
-                self.loop.policy(actor, stats),
-                key,
-                config.eval_episodes,
-                config.time_limit,
-            )
-
-        began = time.perf_counter()
-        init = jax.jit(lambda: loop.init(self.loop, config)).lower()
-        chunk = jax.jit(self.loop.train_chunk, donate_argnums=0).lower(shapes)
-        key = jax.eval_shape(lambda: jax.random.key(0))
-        score = jax.jit(greedy).lower(shapes.members, key)
-        traced = time.perf_counter() - began
-        with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
-            self._chunk, self._score, make = pool.map(lambda lowered: lowered.compile(), (chunk, score, init))
-        self.compile_s = time.perf_counter() - began
-        self.cached = not misses
-        analysis = self._chunk.memory_analysis()
-        self.workspace = int(analysis.temp_size_in_bytes) if analysis else 0
-        plan.check_program(shapes, self.workspace, device)
-        held, ring = plan.tree_bytes(shapes) / plan.GB, plan.tree_bytes(shapes.replay) / plan.GB
-        source = ", the rest from the cache" if self.cached else ""
-        display.line(
-            f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
-            f"{held:.2f} GB on {device.device_kind}, of which replay {ring:.2f} GB"
-        )
-        self.state = make()
-        self._eval_key = jax.random.key(config.seed + 2**31)
-
-    def run_chunk(self) -> Report:
-        """Advance by one chunk; what it reports."""
-        import jax
-
-        began = time.perf_counter()
-        self.state, metrics = self._chunk(self.state)
-        m = jax.tree.map(lambda x: x[0].item(), jax.device_get(metrics))
-        seconds = time.perf_counter() - began
-        ended = m.episodes.episodes
-        schedule = self.loop.schedule
-        return {
-            "env_steps": m.env_steps,
-            "updates": m.updates,
-            "train/episodes": ended,
-            "train/return_mean": m.episodes.return_sum / ended if ended else None,
-            "train/length_mean": m.episodes.length_sum / ended if ended else None,
-            "train/terminated_fraction": m.episodes.terminated / ended if ended else None,
-            "env/quarantined": m.episodes.quarantined,
-            "env/waited": m.episodes.waited,
-            "loss/critic": m.update.critic_loss if m.updates else None,
-            "loss/actor": m.update.actor_loss if m.updates else None,
-            "q/mean": m.update.q_mean if m.updates else None,
-            "q/target_mean": m.update.target_q_mean if m.updates else None,
-            "time/env_steps_per_s": schedule.env_steps / seconds,
-            "time/updates_per_s": schedule.total_updates / seconds,
-        }
-
-    def evaluate(self, env_steps: int) -> Report:
-        """Greedy returns of the present policy."""
-        import jax
-
-        began = time.perf_counter()
-        key = jax.random.fold_in(self._eval_key, env_steps)
-        returns, lengths = jax.device_get(self._score(self.state.members, key))
-        return {
-            "eval/return_mean": float(returns.mean()),
-            "eval/return_std": float(returns.std()),
-            "eval/length_mean": float(lengths.mean()),
-            "time/eval_s": time.perf_counter() - began,
-        }
-
-    def policy(self, meta: Mapping[str, Any]) -> Policy:
-        """The present policy, for a file."""
-        import jax
-        import numpy as np
-
-        from td3_brax.networks import OBS_CLIP, deviation
-
-        members = self.state.members
-        actor, stats = jax.device_get(
-            jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
-        )
-        layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(self.config.hidden_sizes) + 1)]
-        scaled = self.config.normalize_obs
-        size = self.task.obs_size
-        return Policy(
-            env=self.config.env,
-            weights=tuple(np.asarray(layer["kernel"]) for layer in layers),
-            biases=tuple(np.asarray(layer["bias"]) for layer in layers),
-            obs_mean=np.asarray(stats.mean if scaled else np.zeros(size), np.float32),
-            obs_deviation=np.asarray(deviation(stats) if scaled else np.ones(size), np.float32),
-            obs_clip=OBS_CLIP if scaled else math.inf,
-            action_low=self.task.action_low,
-            action_high=self.task.action_high,
-            meta={"version": __version__, **meta},
-        )
-
-
 @dataclass
 class Outcome:
     """How a run ended."""
@@ -223,30 +86,44 @@ class Outcome:
     best_env_steps: int
 
 
-class StopRequest:
-    """Ctrl-C while training: remembered, and acted on after the chunk; a second one does no harm."""
+class Interrupt:
+    """Ctrl-C. Before training: leave at once. While training: after the chunk; more of them do no harm.
 
-    def __init__(self, display: Display) -> None:
+    The handler acts by itself, rather than by raising: an exception raised inside a library's import or
+    callback may be swallowed there. Outside the main thread, where Python takes no signals, it does nothing.
+    """
+
+    def __init__(self, out: Path) -> None:
         self.asked = False
-        self._display = display
+        self.display: Display | None = None
+        """Set when training begins."""
+        self._out = out
         self._before: Any = None
 
-    def __enter__(self) -> StopRequest:
-        self._before = signal.signal(signal.SIGINT, self._ask)
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._act)
         return self
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGINT, self._before)
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
 
-    def _ask(self, *_: object) -> None:
+    def _act(self, *_: object) -> None:
+        if self.display is None:
+            print(f"stopped before training began; {self._out} holds the options only", file=sys.stderr)
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)  # do not wait for the compiler's threads
         if not self.asked:
-            self._display.line("stopping after this chunk; what was learnt is saved")
+            self.display.line("stopping after this chunk; what was learnt is saved")
         self.asked = True
 
 
-def train(config: Config, out: Path, began: float) -> Outcome:
+def train(config: Config, out: Path, began: float, interrupt: Interrupt) -> Outcome:
     """Run ``config`` into the folder ``out``; ``began`` is when the job started (perf_counter)."""
     display = Display(config.total_env_steps)
+    from td3_brax.program import Program
+
     program = Program(config, display)
     schedule = program.loop.schedule
     log = JsonLines(out / "metrics.jsonl")
@@ -257,26 +134,26 @@ def train(config: Config, out: Path, began: float) -> Outcome:
         f"{schedule.steps} vector step{'s' * (schedule.steps > 1)}; "
         f"greedy evaluation every {schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {out}"
     )
-    with StopRequest(display) as stop:
-        display.begin()
-        for chunk in range(1, schedule.chunks + 1):
-            report = program.run_chunk()
-            result.env_steps = report["env_steps"]
-            losses = [report["loss/critic"], report["loss/actor"], report["q/mean"]]
-            if not all(loss is None or math.isfinite(loss) for loss in losses):
-                display.line(f"stopped: the losses are no longer finite at {result.env_steps:,} steps")
-                result.code = DIVERGED
-            last = chunk == schedule.chunks or stop.asked
-            if result.code == 0 and (last or chunk % schedule.chunks_per_eval == 0):
-                report |= program.evaluate(result.env_steps)
-                _keep(program, report, result)
-            result.wall_s = time.perf_counter() - began
-            report |= {"wall_s": result.wall_s, "time/compile_s": program.compile_s}
-            log.write(report)
-            display.show(report)
-            if last or result.code:
-                break
-    if stop.asked and result.env_steps < schedule.chunks * schedule.env_steps:
+    interrupt.display = display
+    display.begin()
+    for chunk in range(1, schedule.chunks + 1):
+        report = program.run_chunk()
+        result.env_steps = report["env_steps"]
+        losses = [report["loss/critic"], report["loss/actor"], report["q/mean"]]
+        if not all(loss is None or math.isfinite(loss) for loss in losses):
+            display.line(f"stopped: the losses are no longer finite at {result.env_steps:,} steps")
+            result.code = DIVERGED
+        last = chunk == schedule.chunks or interrupt.asked
+        if result.code == 0 and (last or chunk % schedule.chunks_per_eval == 0):
+            report |= program.evaluate(result.env_steps)
+            _keep(program, report, result)
+        result.wall_s = time.perf_counter() - began
+        report |= {"wall_s": result.wall_s, "time/compile_s": program.compile_s}
+        log.write(report)
+        display.show(report)
+        if last or result.code:
+            break
+    if interrupt.asked and result.env_steps < schedule.chunks * schedule.env_steps:
         result.code = result.code or INTERRUPTED
     log.close()
     display.close()
@@ -326,16 +203,14 @@ def job(argv: Sequence[str]) -> int:
 
     make_schedule(config)
     out = make_run_folder(config)
-    try:
-        return train(config, out, began).code
-    except ConfigError:
-        (out / "config.json").unlink()
-        with contextlib.suppress(OSError):
-            out.rmdir()
-        raise
-    except KeyboardInterrupt:
-        print(f"stopped before training began; {out} holds the options only", file=sys.stderr, flush=True)
-        os._exit(INTERRUPTED)  # do not wait for the compiler's threads
+    with Interrupt(out) as interrupt:
+        try:
+            return train(config, out, began, interrupt).code
+        except ConfigError:
+            (out / "config.json").unlink()
+            with contextlib.suppress(OSError):
+                out.rmdir()
+            raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:

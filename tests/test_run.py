@@ -386,13 +386,14 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_ctrl_c_while_compiling_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["importing", "compiling"])
+def test_ctrl_c_before_training_ends_at_once(tmp_path: Path, moment: str) -> None:
     out, mark = tmp_path / "run", tmp_path / "compiling"
     argv = [sys.executable, "-c", MARKING, str(mark), *OPTIONS, f"--out={out}"]
     # No cache, so that compiling takes long enough to be met.
     environment = os.environ | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
     with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
-        wait_for(mark.exists, process, 120)
+        wait_for((out / "config.json" if moment == "importing" else mark).exists, process, 120)
         time.sleep(0.5)
         began = time.monotonic()
         process.send_signal(signal.SIGINT)

@@ -21,7 +21,7 @@ from td3_brax.plan import tree_bytes
 pytestmark = pytest.mark.gpu
 
 # What `td3-brax train --deterministic` asks of XLA.
-DETERMINISTIC = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
+DETERMINISTIC: dict[str, Any] = {"xla_gpu_deterministic_ops": True, "xla_gpu_autotune_level": 0}
 
 
 @pytest.fixture(scope="module")

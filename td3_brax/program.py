@@ -1,0 +1,144 @@
+"""The compiled functions of a run, and its state: what the host job starts and reads."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.monitoring
+import numpy as np
+
+from td3_brax import __version__, evaluate, loop, plan
+from td3_brax.config import Config
+from td3_brax.envs.brax import BraxTask
+from td3_brax.networks import OBS_CLIP, deviation
+from td3_brax.policy import Policy
+from td3_brax.tracking import Display, Report, duration
+
+
+@contextlib.contextmanager
+def counting_cache_misses() -> Iterator[list[str]]:
+    """Collect the persistent cache's misses while the block runs."""
+    misses: list[str] = []
+
+    def listen(event: str, **_: Any) -> None:
+        if event == "/jax/compilation_cache/cache_misses":
+            misses.append(event)
+
+    jax.monitoring.register_event_listener(listen)
+    try:
+        yield misses
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+class Program:
+    """The compiled functions of a run, and its state."""
+
+    def __init__(self, config: Config, display: Display) -> None:
+        self.config = config
+        self.task = BraxTask(config.env, config.backend)
+        self.loop = loop.build(config, self.task)
+        if self.task.open_loops:
+            display.line(
+                f"note: {config.env} on {config.backend} steps with a solver loop of unknown length, which "
+                "makes a GPU wait for the host; ant and humanoid, or --backend spring, have none"
+            )
+        device = jax.devices()[0]
+        shapes = jax.eval_shape(lambda: loop.init(self.loop, config))
+        plan.check_state(shapes, device)
+
+        def greedy(members: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            actor, stats = jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
+            return evaluate.greedy_returns(
+                self.task,
+                self.loop.policy(actor, stats),
+                key,
+                config.eval_episodes,
+                config.time_limit,
+            )
+
+        began = time.perf_counter()
+        init = jax.jit(lambda: loop.init(self.loop, config)).lower()
+        chunk = jax.jit(self.loop.train_chunk, donate_argnums=0).lower(shapes)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        score = jax.jit(greedy).lower(shapes.members, key)
+        traced = time.perf_counter() - began
+        with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
+            self._chunk, self._score, make = pool.map(lambda lowered: lowered.compile(), (chunk, score, init))
+        self.compile_s = time.perf_counter() - began
+        self.cached = not misses
+        analysis = self._chunk.memory_analysis()
+        self.workspace = int(analysis.temp_size_in_bytes) if analysis else 0
+        plan.check_program(shapes, self.workspace, device)
+        held, ring = plan.tree_bytes(shapes) / plan.GB, plan.tree_bytes(shapes.replay) / plan.GB
+        source = ", the rest from the cache" if self.cached else ""
+        display.line(
+            f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
+            f"{held:.2f} GB on {device.device_kind}, of which replay {ring:.2f} GB"
+        )
+        self.state = make()
+        self._eval_key = jax.random.key(config.seed + 2**31)
+
+    def run_chunk(self) -> Report:
+        """Advance by one chunk; what it reports."""
+        began = time.perf_counter()
+        self.state, metrics = self._chunk(self.state)
+        m = jax.tree.map(lambda x: x[0].item(), jax.device_get(metrics))
+        seconds = time.perf_counter() - began
+        ended = m.episodes.episodes
+        schedule = self.loop.schedule
+        return {
+            "env_steps": m.env_steps,
+            "updates": m.updates,
+            "train/episodes": ended,
+            "train/return_mean": m.episodes.return_sum / ended if ended else None,
+            "train/length_mean": m.episodes.length_sum / ended if ended else None,
+            "train/terminated_fraction": m.episodes.terminated / ended if ended else None,
+            "env/quarantined": m.episodes.quarantined,
+            "env/waited": m.episodes.waited,
+            "loss/critic": m.update.critic_loss if m.updates else None,
+            "loss/actor": m.update.actor_loss if m.updates else None,
+            "q/mean": m.update.q_mean if m.updates else None,
+            "q/target_mean": m.update.target_q_mean if m.updates else None,
+            "time/env_steps_per_s": schedule.env_steps / seconds,
+            "time/updates_per_s": schedule.total_updates / seconds,
+        }
+
+    def evaluate(self, env_steps: int) -> Report:
+        """Greedy returns of the present policy."""
+        began = time.perf_counter()
+        key = jax.random.fold_in(self._eval_key, env_steps)
+        returns, lengths = jax.device_get(self._score(self.state.members, key))
+        return {
+            "eval/return_mean": float(returns.mean()),
+            "eval/return_std": float(returns.std()),
+            "eval/length_mean": float(lengths.mean()),
+            "time/eval_s": time.perf_counter() - began,
+        }
+
+    def policy(self, meta: Mapping[str, Any]) -> Policy:
+        """The present policy, for a file."""
+        members = self.state.members
+        actor, stats = jax.device_get(
+            jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
+        )
+        layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(self.config.hidden_sizes) + 1)]
+        scaled = self.config.normalize_obs
+        size = self.task.obs_size
+        return Policy(
+            env=self.config.env,
+            weights=tuple(np.asarray(layer["kernel"]) for layer in layers),
+            biases=tuple(np.asarray(layer["bias"]) for layer in layers),
+            obs_mean=np.asarray(stats.mean if scaled else np.zeros(size), np.float32),
+            obs_deviation=np.asarray(deviation(stats) if scaled else np.ones(size), np.float32),
+            obs_clip=OBS_CLIP if scaled else math.inf,
+            action_low=self.task.action_low,
+            action_high=self.task.action_high,
+            meta={"version": __version__, **meta},
+        )
