@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ def coerce(name: str, value: Any) -> Any:
     """
     kind = str(FIELDS[name].type)
     if kind == "str":
+        if value is None or isinstance(value, list | tuple | dict):
+            raise ConfigError(name, value, "must be text")
         return str(value)
     if isinstance(value, str):
         value = _read(value)
@@ -64,6 +67,14 @@ def _read(text: str) -> Any:
     return text
 
 
+def whole(text: str) -> int:
+    """An integer in any form that options take, such as ``1e3``."""
+    value = _read(text)
+    if not _is_whole(value):
+        raise argparse.ArgumentTypeError(f"must be a whole number, not {text}")
+    return int(value)
+
+
 def _is_whole(value: Any) -> bool:
     if isinstance(value, bool):
         return False
@@ -77,7 +88,11 @@ def load_config(path: str) -> dict[str, Any]:
         ConfigError: the file can't be read, is not a mapping, or holds an unknown option.
     """
     try:
-        loaded = yaml.safe_load(Path(path).read_text())
+        text = Path(path).read_text(encoding="utf-8")
+        try:
+            loaded = json.loads(text)  # YAML misreads JSON's escapes of rare characters
+        except ValueError:
+            loaded = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("config", path, f"can't be read ({error})") from None
     except yaml.YAMLError:
@@ -138,7 +153,8 @@ def train_parser() -> Parser:
         choices = field.metadata["choices"] or (tuple(PRESETS) if name == "preset" else ())
         among = f" [{', '.join(choices)}]" if choices else ""
         text = f"{field.metadata['help']}{among} ({default_text(name)})".replace("%", "%%")
-        groups[group].add_argument(f"--{name}", metavar=TYPES[str(field.type)], help=text)
+        bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}
+        groups[group].add_argument(f"--{name}", metavar=TYPES[str(field.type)], help=text, **bare)
     return parser
 
 

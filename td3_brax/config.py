@@ -26,6 +26,8 @@ BRAX_TASKS = (
     "swimmer",
     "walker2d",
 )
+MOST = 2**31 - 1
+"""Counters and seeds are 32-bit on the device."""
 BACKENDS = ("mjx", "generalized", "positional", "spring")
 
 
@@ -37,10 +39,11 @@ class ConfigError(ValueError):
 
 
 def show(value: object) -> str:
-    """A value as one would type it on the command line."""
+    """A value as one would type it on the command line, on one line."""
     if isinstance(value, list | tuple):
         return "[" + ",".join(show(item) for item in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if text.isprintable() else ascii(text)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -71,9 +74,13 @@ class Config:
     """One run. Floats may vary between the members of one program; the rest shapes the program."""
 
     preset: str = option("quick", "run", "named set of defaults")
-    seed: int = option(0, "run", "every random number follows from it", at_least=0)
+    seed: int = option(0, "run", "every random number follows from it", at_least=0, at_most=MOST)
     total_env_steps: int = option(
-        1_000_000, "run", "length of the run, in environment steps; rounded up to a whole report", above=0
+        1_000_000,
+        "run",
+        "length of the run, in environment steps; rounded up to a whole report",
+        above=0,
+        at_most=MOST,
     )
     out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)")
     deterministic: bool = option(
@@ -84,14 +91,18 @@ class Config:
     backend: str = option("mjx", "task", "physics of the brax task", choices=BACKENDS)
     num_envs: int = option(128, "task", "environments that step together", above=0)
     time_limit: int = option(
-        1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0
+        1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0, at_most=MOST
     )
     spread_phases: bool = option(
         False, "task", "first episodes start at random steps, so that time limits do not coincide"
     )
 
     updates_per_env_step: float = option(
-        1.0, "replay", "critic updates per environment step, however many run in parallel", above=0
+        1.0,
+        "replay",
+        "critic updates per environment step, however many run in parallel",
+        above=0,
+        at_most=1000,
     )
     batch_size: int = option(256, "replay", "transitions per update", above=0)
     replay_capacity: int = option(
@@ -125,7 +136,9 @@ class Config:
     )
     target_noise: float = option(0.2, "TD3", "standard deviation of the target policy's noise", at_least=0)
     target_noise_clip: float = option(0.5, "TD3", "that noise is clipped to +- this", at_least=0)
-    policy_delay: int = option(2, "TD3", "critic updates per update of actor and targets", above=0)
+    policy_delay: int = option(
+        2, "TD3", "critic updates per update of actor and targets", above=0, at_most=64
+    )
     num_critics: int = option(
         2, "TD3", "critics whose minimum is the target (1: no clipped double Q)", above=0, at_most=2
     )
@@ -172,11 +185,11 @@ def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
         if not math.isfinite(number):
             raise ConfigError(field.name, value, "must be finite")
         if meta["above"] is not None and number <= meta["above"]:
-            raise ConfigError(field.name, value, f"must be above {meta['above']:g}")
+            raise ConfigError(field.name, value, f"must be above {show(meta['above'])}")
         if meta["at_least"] is not None and number < meta["at_least"]:
-            raise ConfigError(field.name, value, f"must be at least {meta['at_least']:g}")
+            raise ConfigError(field.name, value, f"must be at least {show(meta['at_least'])}")
         if meta["at_most"] is not None and number > meta["at_most"]:
-            raise ConfigError(field.name, value, f"must be at most {meta['at_most']:g}")
+            raise ConfigError(field.name, value, f"must be at most {show(meta['at_most'])}")
 
 
 def _paper(env: str, platform: str) -> dict[str, Any]:

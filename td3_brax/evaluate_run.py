@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from td3_brax.cli import Parser, fail, guarded, load_config
+from td3_brax.cli import Parser, fail, guarded, load_config, whole
 from td3_brax.config import resolve
 from td3_brax.policy import PolicyError, load_policy
 
@@ -14,8 +14,8 @@ def job(argv: Sequence[str]) -> int:
     """Print mean, deviation and a 95% interval of the return; returns the exit code."""
     parser = Parser(prog="td3-brax eval", description=__doc__, allow_abbrev=False)
     parser.add_argument("run", help="a run's folder")
-    parser.add_argument("--episodes", type=int, default=128, help="episodes to play (default: 128)")
-    parser.add_argument("--seed", type=int, default=0, help="of the initial states (default: 0)")
+    parser.add_argument("--episodes", type=whole, default=128, help="episodes to play (default: 128)")
+    parser.add_argument("--seed", type=whole, default=0, help="of the initial states (default: 0)")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="policy (default: best)")
     args = parser.parse(argv)
     if args.episodes < 1:

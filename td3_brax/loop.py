@@ -227,7 +227,7 @@ def build(config: Config, task: Task) -> Loop:
     )
 
 
-def init(loop: Loop, config: Config) -> TrainState:
-    """The state of a single run: one member."""
+def init(loop: Loop, config: Config, key: jax.Array) -> TrainState:
+    """The state of a single run: one member, with ``key`` []."""
     hyper = jax.tree.map(lambda x: x[None], make_hyper(config))
-    return loop.init(jax.random.key(config.seed)[None], hyper)
+    return loop.init(key[None], hyper)

@@ -44,11 +44,12 @@ def check_state(state: Any, device: jax.Device) -> None:
     replay = tree_bytes(state.replay)
     rest = needed - replay
     if rest > there:
-        num_envs = state.members.env.steps.shape[1]
+        envs, networks = tree_bytes(state.members.env), tree_bytes(state.members.learner)
         raise ConfigError(
             "num_envs",
-            num_envs,
-            f"the state without the replay needs {rest / GB:.2f} GB, {there / GB:.2f} GB are there; lower it",
+            state.members.env.steps.shape[1],
+            f"environments need {envs / GB:.2f} GB and networks {networks / GB:.2f} GB, {there / GB:.2f} GB "
+            f"are there; lower {'num_envs' if envs > networks else 'hidden_sizes'}",
         )
     rows = state.replay.rows.shape[0]
     raise ConfigError(
@@ -57,6 +58,12 @@ def check_state(state: Any, device: jax.Device) -> None:
         f"the replay needs {replay / GB:.2f} GB and the rest {rest / GB:.2f} GB, {there / GB:.2f} GB are "
         f"there; lower it to {int(rows * (there - rest) / replay * 0.9):d} or less",
     )
+
+
+def workspace_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program needs beside its arguments and results, as the compiler says."""
+    analysis: Any = compiled.memory_analysis()
+    return int(analysis.temp_size_in_bytes) if analysis else 0
 
 
 def check_program(state: Any, workspace: int, device: jax.Device) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,13 +127,18 @@ def load_policy(run: str | os.PathLike[str], which: str = "best") -> Policy:
             )
         with np.errstate(all="ignore"):
             action = policy(np.zeros_like(policy.obs_mean))
-        if action.shape != policy.action_low.shape or action.shape != policy.action_high.shape:
+        fits = [w.shape[1:] == b.shape for w, b in zip(policy.weights, policy.biases, strict=True)]
+        fits += [action.shape == limit.shape for limit in (policy.action_low, policy.action_high)]
+        if not fits[:-2] or not all(fits) or policy.obs_deviation.shape != policy.obs_mean.shape:
             raise ValueError("sizes that do not fit")
+        if not (policy.obs_deviation > 0).all() or not policy.obs_clip > 0:
+            raise ValueError("deviations or clip not above 0")
         return policy
     except PolicyError:
         raise
-    except (ValueError, KeyError, TypeError, IndexError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise PolicyError(f"{path}: not a readable policy ({type(error).__name__}: {error})") from None
+    except Exception as error:  # zipfile, zlib, NumPy and json raise almost anything for a damaged file
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PolicyError(f"{path}: not a readable policy ({why})") from None
 
 
 def _array(data: Any, name: str, ndim: int) -> np.ndarray:

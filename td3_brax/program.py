@@ -50,7 +50,7 @@ class Program:
                 "makes a GPU wait for the host; ant and humanoid, or --backend spring, have none"
             )
         device = jax.devices()[0]
-        shapes = jax.eval_shape(lambda: loop.init(self.loop, config))
+        shapes = jax.eval_shape(lambda: loop.init(self.loop, config, jax.random.key(0)))
         plan.check_state(shapes, device)
 
         def greedy(members: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -63,26 +63,26 @@ class Program:
                 config.time_limit,
             )
 
+        display.line(f"compiling for {device.device_kind}")
         began = time.perf_counter()
-        init = jax.jit(lambda: loop.init(self.loop, config)).lower()
+        key = jax.random.key(config.seed)
+        init = jax.jit(lambda key: loop.init(self.loop, config, key)).lower(key)
         chunk = jax.jit(self.loop.train_chunk, donate_argnums=0).lower(shapes)
-        key = jax.eval_shape(lambda: jax.random.key(0))
         score = jax.jit(greedy).lower(shapes.members, key)
         traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
             self._chunk, self._score, make = pool.map(lambda lowered: lowered.compile(), (chunk, score, init))
         self.compile_s = time.perf_counter() - began
         self.cached = not misses
-        analysis = self._chunk.memory_analysis()
-        self.workspace = int(analysis.temp_size_in_bytes) if analysis else 0
-        plan.check_program(shapes, self.workspace, device)
+        workspace = max(plan.workspace_bytes(program) for program in (self._chunk, self._score))
+        plan.check_program(shapes, workspace, device)
         held, ring = plan.tree_bytes(shapes) / plan.GB, plan.tree_bytes(shapes.replay) / plan.GB
         source = ", the rest from the cache" if self.cached else ""
         display.line(
             f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
             f"{held:.2f} GB on {device.device_kind}, of which replay {ring:.2f} GB"
         )
-        self.state = make()
+        self.state = make(key)
         self._eval_key = jax.random.key(config.seed + 2**31)
 
     def run_chunk(self) -> Report:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from td3_brax.cli import guarded, parse_train
 from td3_brax.config import FIELDS, Config, ConfigError, resolve
 from td3_brax.policy import save_policy
+from td3_brax.schedule import make_schedule
 from td3_brax.tracking import Display, JsonLines, Report, duration
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ def prepare_jax(deterministic: bool) -> None:
             if flag.partition("=")[0] not in flags:
                 flags += f" {flag}"
         os.environ["XLA_FLAGS"] = flags.strip()
+    devices = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
+    if importlib.util.find_spec("jax_cuda13_plugin") and not any(map(os.path.exists, devices)):
+        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin would report at length that it found none
     import jax
 
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
@@ -72,6 +77,20 @@ def make_run_folder(config: Config) -> Path:
     return out
 
 
+def discard(out: Path) -> None:
+    """Remove a run's folder that holds the options only, and ``runs`` if that leaves it empty."""
+    with contextlib.suppress(OSError):
+        (out / "config.json").unlink()
+        out.rmdir()
+        if out.parent.name == "runs":
+            out.parent.rmdir()
+
+
+def _say(text: str) -> None:
+    """A line from within a signal handler, past whatever holds or redirects the streams."""
+    os.write(2, f"{text}\n".encode())
+
+
 @dataclass
 class Outcome:
     """How a run ended."""
@@ -93,11 +112,11 @@ class Interrupt:
     callback may be swallowed there. Outside the main thread, where Python takes no signals, it does nothing.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self) -> None:
         self.asked = False
-        self.display: Display | None = None
-        """Set when training begins."""
-        self._out = out
+        self.training = False
+        self.out: Path | None = None
+        """The run's folder, once it is made."""
         self._before: Any = None
 
     def __enter__(self) -> Interrupt:
@@ -110,12 +129,13 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _act(self, *_: object) -> None:
-        if self.display is None:
-            print(f"stopped before training began; {self._out} holds the options only", file=sys.stderr)
-            sys.stderr.flush()
+        if not self.training:
+            if self.out is not None:
+                discard(self.out)
+            _say("td3-brax: stopped before training began; nothing is kept")
             os._exit(INTERRUPTED)  # do not wait for the compiler's threads
         if not self.asked:
-            self.display.line("stopping after this chunk; what was learnt is saved")
+            _say("stopping after this chunk; what was learnt is saved")
         self.asked = True
 
 
@@ -134,7 +154,7 @@ def train(config: Config, out: Path, began: float, interrupt: Interrupt) -> Outc
         f"{schedule.steps} vector step{'s' * (schedule.steps > 1)}; "
         f"greedy evaluation every {schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {out}"
     )
-    interrupt.display = display
+    interrupt.training = True
     display.begin()
     for chunk in range(1, schedule.chunks + 1):
         report = program.run_chunk()
@@ -198,18 +218,14 @@ def job(argv: Sequence[str]) -> int:
     began = time.perf_counter()
     explicit = parse_train(argv)
     prepare_jax(bool(explicit.get("deterministic", FIELDS["deterministic"].default)))
-    config = resolve(explicit, platform())
-    from td3_brax.schedule import make_schedule
-
-    make_schedule(config)
-    out = make_run_folder(config)
-    with Interrupt(out) as interrupt:
+    with Interrupt() as interrupt:
+        config = resolve(explicit, platform())
+        make_schedule(config)
+        out = interrupt.out = make_run_folder(config)
         try:
             return train(config, out, began, interrupt).code
         except ConfigError:
-            (out / "config.json").unlink()
-            with contextlib.suppress(OSError):
-                out.rmdir()
+            discard(out)
             raise
 
 

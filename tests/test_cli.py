@@ -136,6 +136,7 @@ SHARED = {
     "updates_per_env_step": 1.0,
     "replay_capacity": 1_000_000,
     "n_step": 1,
+    "lr_decay": 0.0,
     "gamma": 0.99,
     "tau": 0.005,
     "exploration_noise": 0.1,
@@ -312,7 +313,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def call(argv: list[str], main: Any = train.main, build: bool = False) -> str:
         with monkeypatch.context() as patch:
             if not build:
-                patch.setattr(train, "Program", started)
+                patch.setattr(train, "train", started)
             try:
                 code = main(argv)
             except SystemExit as stopped:

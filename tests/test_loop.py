@@ -32,7 +32,7 @@ def start(**changes):
     """The compiled chunk, the first state, and the loop."""
     config = Config(**(SMALL | changes))
     loop = loops.build(config, Toy(30.0))
-    state = loops.init(loop, config)
+    state = loops.init(loop, config, jax.random.key(config.seed))
     return jax.jit(loop.train_chunk, donate_argnums=0), state, loop
 
 
@@ -70,7 +70,7 @@ def test_one_chunk_twice_traces_once():
     config = Config(**SMALL)
     loop = loops.build(config, Counting(30.0))
     chunk = jax.jit(loop.train_chunk, donate_argnums=0)
-    state = loops.init(loop, config)
+    state = loops.init(loop, config, jax.random.key(config.seed))
     state, _ = chunk(state)
     traced = len(traces)
     for _ in range(3):
@@ -133,6 +133,17 @@ def test_warm_up_acts_uniformly_and_then_greedily_with_noise():
     seen = np.asarray(state.replay.rows)[:, 0, :2][np.asarray(state.replay.rows)[:, 0, -1] > 0]
     np.testing.assert_allclose(stats.mean[0], seen.mean(0), rtol=1e-4)
     np.testing.assert_allclose(stats.square_sum[0] / stats.count[0], seen.var(0), rtol=1e-3)
+
+
+def test_learning_rates_decay_to_nothing():
+    chunk, state, _ = start(lr_decay=1.0, warmup_env_steps=0, total_env_steps=256)
+    state, _ = chunk(state)
+    assert state.members.env_steps.tolist() == [256]
+    before = copied(state.members.learner)
+    state, _ = chunk(state)
+    jax.tree.map(np.testing.assert_array_equal, state.members.learner.actor, before.actor)
+    jax.tree.map(np.testing.assert_array_equal, state.members.learner.critic, before.critic)
+    assert (state.members.learner.critic_opt.count > before.critic_opt.count).all()
 
 
 def test_every_state_buffer_is_donated_and_aliased():

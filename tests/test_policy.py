@@ -27,8 +27,8 @@ from td3_brax import Policy, PolicyError, evaluate_run, load_policy
 from td3_brax.config import Config
 from td3_brax.networks import Actor, normalize
 from td3_brax.policy import save_policy
+from td3_brax.program import Program
 from td3_brax.state import ObsStats
-from td3_brax.train import Program
 
 OBS, ACTION, HIDDEN = 5, 3, (16, 8)
 LOW = np.array([-2.0, 0.0, 10.0], np.float32)
@@ -94,7 +94,7 @@ def test_the_saved_policy_acts_as_the_actor_does(tmp_path: Path, scaled: bool) -
 
     policy = load_policy(tmp_path, "last")
     obs = (5 * rng.normal(size=(200, OBS))).astype(np.float32)
-    expected = actor.apply(params, normalize(stats, obs) if scaled else obs)
+    expected = np.asarray(actor.apply(params, normalize(stats, jnp.asarray(obs)) if scaled else obs))
     action = policy(obs)
     assert np.abs(expected).min() < 0.1
     np.testing.assert_allclose(action, expected, rtol=0, atol=1e-5)
@@ -292,16 +292,8 @@ def test_any_truncation_is_refused(tmp_path_factory: pytest.TempPathFactory, dat
     refusal(path)
 
 
-@given(data=st.data())
-@settings(max_examples=300, deadline=None)
-def test_a_damaged_file_is_refused_or_is_still_the_same_policy(
-    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
-    good = good_file()
-    damaged = bytearray(good)
-    for _ in range(data.draw(st.integers(1, 4))):
-        damaged[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
-    path = tmp_path_factory.getbasetemp() / "damaged.npz"
+def refused_or_unchanged(damaged: bytes, path: Path) -> None:
+    """A damaged file must be refused, or still be the same policy."""
     path.write_bytes(damaged)
     try:
         policy = load_policy(path)
@@ -310,6 +302,25 @@ def test_a_damaged_file_is_refused_or_is_still_the_same_policy(
     else:
         obs = np.linspace(-1, 1, OBS)
         np.testing.assert_array_equal(policy(obs), random_policy()(obs))
+
+
+@pytest.mark.parametrize("flip", [0x01, 0xFF])
+def test_damage_to_any_byte_of_the_directory_is_refused_or_harmless(
+    tmp_path: Path, good: bytes, flip: int
+) -> None:
+    for i in range(good.index(b"PK\x01\x02"), len(good)):
+        refused_or_unchanged(good[:i] + bytes([good[i] ^ flip]) + good[i + 1 :], tmp_path / "damaged.npz")
+
+
+@given(data=st.data())
+@settings(max_examples=200, deadline=None)
+def test_damage_anywhere_is_refused_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    damaged = bytearray(good_file())
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    refused_or_unchanged(bytes(damaged), tmp_path_factory.getbasetemp() / "damaged.npz")
 
 
 # td3-brax eval and policies that do not fit.

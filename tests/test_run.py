@@ -28,6 +28,7 @@ import pytest
 from td3_brax import evaluate_run, load_policy, train
 from td3_brax.config import FIELDS
 from td3_brax.envs.brax import BraxTask
+from td3_brax.program import Program
 
 ROOT = Path(train.__file__).parent.parent
 MODULE = [sys.executable, "-m", "td3_brax.train"]
@@ -105,13 +106,13 @@ def make_run(argv: list[str], out: Path) -> Run:
     calls: list[str] = []
     events: list[str] = []
     traced: list[tuple[int, int]] = []
-    step, run_chunk = BraxTask.step, train.Program.run_chunk
+    step, run_chunk = BraxTask.step, Program.run_chunk
 
     def counted_step(*args: Any) -> Any:
         calls.append("step")
         return step(*args)
 
-    def counted_chunk(program: train.Program) -> Any:
+    def counted_chunk(program: Program) -> Any:
         traced.append((len(calls), len(events)))
         return run_chunk(program)
 
@@ -124,7 +125,7 @@ def make_run(argv: list[str], out: Path) -> Run:
     try:
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
             patch.setattr(BraxTask, "step", counted_step)
-            patch.setattr(train.Program, "run_chunk", counted_chunk)
+            patch.setattr(Program, "run_chunk", counted_chunk)
             code = train.main([*argv, f"--out={out}"])
     finally:
         jax.monitoring.unregister_event_duration_listener(listen)
@@ -174,8 +175,8 @@ def test_the_reports_are_complete_and_true(first: Run) -> None:
     wall = [r["wall_s"] for r in reports]
     assert wall == sorted(wall)
 
-    # One update per vector step, from the first whole warm-up on; no losses before there are updates.
-    assert [r["updates"] for r in reports] == [0, 9, 25, 41, 57, 73]
+    # One update per vector step once the warm-up (192 steps) is over; no losses before there are updates.
+    assert [r["updates"] for r in reports] == [0, 8, 24, 40, 56, 72]
     assert reports[0]["loss/critic"] is None
     for report in reports[1:]:
         for name in ("loss/critic", "loss/actor", "q/mean", "q/target_mean"):
@@ -259,9 +260,9 @@ def test_an_unwritable_folder_is_refused_before_compiling(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     def compiles(*_: object) -> None:
-        raise AssertionError("the program was built")
+        raise AssertionError("the job was started")
 
-    monkeypatch.setattr(train, "Program", compiles)
+    monkeypatch.setattr(train, "train", compiles)
     (tmp_path / "file").write_text("mine")
     assert train.main([*OPTIONS, f"--out={tmp_path / name}"]) == 2
     line = capsys.readouterr().err

@@ -10,13 +10,16 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from jax.interpreters import partial_eval
 
+from td3_brax.config import ConfigError
 from td3_brax.envs.task import Step
 
 with (
@@ -26,6 +29,39 @@ with (
 ):
     warnings.simplefilter("ignore")
     from brax import envs as brax_envs
+    from brax import fluid
+
+
+class _OlderNumpy:
+    """``jax.numpy`` with the names of ``clip``'s arguments that JAX 0.10 has dropped."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(jnp, name)
+
+    @staticmethod
+    def clip(x: jax.Array, a_min: Any = None, a_max: Any = None) -> jax.Array:
+        return jnp.clip(x, a_min, a_max)
+
+
+fluid.jp = _OlderNumpy()  # what swimmer's drag is written with
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without brax's notice of its own age, and MuJoCo's log file in the user's folder."""
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda _: None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def precise() -> contextlib.AbstractContextManager[Any]:
+    """Physics keep all bits of a float32 product, whatever the learner's may do (TF32 on recent GPUs)."""
+    return jax.default_matmul_precision("highest")
 
 
 class BraxTask:
@@ -37,16 +73,21 @@ class BraxTask:
     """
 
     def __init__(self, name: str, backend: str = "mjx") -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            self._env = brax_envs.get_environment(name, backend=backend)
+        with quiet():
+            try:
+                self._env = brax_envs.get_environment(name, backend=backend)
+            except ValueError as error:
+                if "Unsupported backend" not in str(error):
+                    raise
+                raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
         self.name = name
-        self.obs_size = int(self._env.observation_size)
         self.action_size = int(self._env.action_size)
         self.action_low = -np.ones(self.action_size, np.float32)
         self.action_high = np.ones(self.action_size, np.float32)
 
         full = jax.eval_shape(self._env.reset, jax.random.key(0))
+        # Not env.observation_size, which runs a reset operation by operation: most of a minute.
+        self.obs_size = int(full.obs.shape[-1])
         leaves, self._treedef = jax.tree.flatten(full)
         action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
         step = jax.make_jaxpr(self._env.step)(full, action).jaxpr
@@ -58,12 +99,14 @@ class BraxTask:
 
     def reset(self, key: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         """See :class:`td3_brax.envs.task.Task`."""
-        state = self._env.reset(key)
+        with precise():
+            state = self._env.reset(key)
         return self._compact(state), state.obs
 
     def step(self, state: list[jax.Array], action: jax.Array) -> Step:
         """See :class:`td3_brax.envs.task.Task`."""
-        after = self._env.step(self._expand(state), action)
+        with precise():
+            after = self._env.step(self._expand(state), action)
         return Step(
             state=self._compact(after), obs=after.obs, reward=after.reward, terminated=after.done > 0.5
         )

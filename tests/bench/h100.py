@@ -23,7 +23,7 @@ from td3_brax.plan import tree_bytes
 config = resolve(parse_train(sys.argv[1:]), "gpu")
 began = time.perf_counter()
 program = loop.build(config, BraxTask(config.env, config.backend))
-state = jax.eval_shape(lambda: loop.init(program, config))
+state = jax.eval_shape(lambda: loop.init(program, config, jax.random.key(0)))
 built = time.perf_counter()
 options = {"xla_gpu_deterministic_ops": True} if config.deterministic else {}
 compiled = aot.compile_for(program.train_chunk, (state,), donate_argnums=0, options=options)

@@ -34,7 +34,7 @@ def main() -> None:
     prepare_jax(False)
     config = resolve(OPTIONS, "cpu")
     loop = loops.build(config, BraxTask("ant"))
-    state = jax.jit(lambda: loops.init(loop, config))()
+    state = jax.jit(lambda: loops.init(loop, config, jax.random.key(config.seed)))()
     chunk = jax.jit(loop.train_chunk, donate_argnums=0).lower(state).compile()
     print(f"after compiling: peak {peak_mib():,.0f} MiB")
     for i in range(20):

@@ -23,7 +23,9 @@ def main() -> None:
     for num_envs in (128, 2048):
         config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, "cpu")
         loop = loops.build(config, BraxTask("ant"))
-        shapes = jax.eval_shape(lambda loop=loop, config=config: loops.init(loop, config))
+        shapes = jax.eval_shape(
+            lambda loop=loop, config=config: loops.init(loop, config, jax.random.key(config.seed))
+        )
         memory = jax.jit(loop.train_chunk, donate_argnums=0).lower(shapes).compile().memory_analysis()
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes

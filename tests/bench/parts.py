@@ -50,7 +50,7 @@ def collecting(num_envs: int, refill: bool) -> Callable[[], Any]:
     """48 vector steps of act, step, auto-reset, quarantine, insert; with their three refills or none."""
     config = resolve({"num_envs": num_envs, "replay_capacity": 250_000, "updates_per_env_step": 1}, "cpu")
     loop = loops.build(config, BraxTask("ant"))
-    state = [jax.jit(lambda: loop.refill(loops.init(loop, config)))()]
+    state = [jax.jit(lambda: loop.refill(loops.init(loop, config, jax.random.key(config.seed))))()]
 
     def group(state: Any, _: None) -> tuple[Any, Any]:
         state = loop.refill(state) if refill else state
@@ -70,7 +70,7 @@ def chunk_and_parts() -> dict[str, Callable[[], Any]]:
     config = resolve({"warmup_env_steps": 0}, "cpu")
     loop = loops.build(config, BraxTask("ant"))
     schedule = loop.schedule
-    first = jax.jit(lambda: loop.refill(loops.init(loop, config)))()
+    first = jax.jit(lambda: loop.refill(loops.init(loop, config, jax.random.key(config.seed))))()
     state = [first]
     chunk = jax.jit(loop.train_chunk, donate_argnums=0)
 

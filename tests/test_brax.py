@@ -1,0 +1,107 @@
+"""Brax's tasks behind the protocol: what is left out between steps is never needed."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from brax import envs as brax_envs
+from brax import fluid
+
+from td3_brax.config import BACKENDS, BRAX_TASKS, ConfigError
+from td3_brax.envs.brax import BraxTask
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"), [("ant", "mjx"), ("reacher", "generalized"), ("hopper", "spring")]
+)
+def test_steps_equal_brax_itself(name, backend):
+    """30 steps of 4 environments with the kept leaves alone: brax's own numbers."""
+    task, env = BraxTask(name, backend), brax_envs.get_environment(name, backend=backend)
+    keys = jax.random.split(jax.random.key(0), 4)
+    actions = jax.random.uniform(jax.random.key(1), (30, 4, task.action_size), minval=-1, maxval=1)
+
+    def full(state, action):
+        with jax.default_matmul_precision("highest"):
+            state = jax.vmap(env.step)(state, action)
+        return state, (state.obs, state.reward, state.done > 0.5)
+
+    def kept(state, action):
+        out = jax.vmap(task.step)(state, action)
+        return out.state, (out.obs, out.reward, out.terminated)
+
+    @jax.jit
+    def both():
+        _, wanted = jax.lax.scan(full, jax.vmap(env.reset)(keys), actions[:1])
+        first, _ = jax.vmap(task.reset)(keys)
+        # Each step from brax's own state, so that rounding is not amplified by contacts.
+        full_state = jax.vmap(env.reset)(keys)
+
+        def step(state, action):
+            after, want = full(state, action)
+            _, got = kept(jax.vmap(task._compact)(state), action)
+            return after, (want, got)
+
+        return wanted, kept(first, actions[0])[1], jax.lax.scan(step, full_state, actions)[1]
+
+    wanted, got, (many_wanted, many_got) = jax.device_get(both())
+    for w, g in [*zip(wanted, got, strict=True), *zip(many_wanted, many_got, strict=True)]:
+        np.testing.assert_allclose(
+            g.astype(float), np.reshape(w, g.shape).astype(float), rtol=1e-4, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", ["ant", "halfcheetah"])
+def test_every_backend_builds_and_keeps_little(name, backend):
+    task = BraxTask(name, backend)
+    state, obs = jax.eval_shape(task.reset, jax.random.key(0))
+    assert obs.shape == (task.obs_size,)
+    out = jax.eval_shape(task.step, state, jnp.zeros(task.action_size))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), out.state) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), state
+    )
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < 8000
+
+
+def test_brax_swimmer_still_needs_the_older_names_of_clip():
+    """When this fails, ``_OlderNumpy`` can go."""
+    assert "a_min=" in inspect.getsource(fluid)
+    task = BraxTask("swimmer", "generalized")
+    state, _ = jax.eval_shape(task.reset, jax.random.key(0))
+    jax.eval_shape(task.step, state, jnp.zeros(task.action_size))
+
+
+def test_a_backend_that_a_task_lacks_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="--backend=mjx: brax has no swimmer"):
+        BraxTask("swimmer", "mjx")
+    BraxTask("halfcheetah", "spring")
+    assert list(tmp_path.iterdir()) == []  # MuJoCo would log a warning here
+
+
+def test_names_are_brax_own():
+    theirs = set(brax_envs._envs) - {"fast"}  # brax's own test environment
+    assert set(BRAX_TASKS) == theirs
+
+
+def test_solver_loops_are_known():
+    assert not BraxTask("ant").open_loops
+    assert BraxTask("halfcheetah").open_loops
+    assert not BraxTask("halfcheetah", "spring").open_loops
+
+
+def test_physics_keep_full_precision():
+    task = BraxTask("ant")
+    state, _ = jax.eval_shape(task.reset, jax.random.key(0))
+    for lowered in (
+        jax.jit(task.step).lower(state, jnp.zeros(task.action_size)),
+        jax.jit(task.reset).lower(jax.random.key(0)),
+    ):
+        products = re.findall(r".*dot_general.*", lowered.as_text())
+        assert products
+        assert all("HIGHEST" in product for product in products)
