@@ -1,6 +1,6 @@
 """TD3 (Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477, Algorithm 1), for one member.
 
-The fifteen steps of the algorithm are numbered here, in ``collect.py`` and in ``replay.py``:
+The fifteen steps of the algorithm are numbered here and in ``replay.py``:
  1 replay memory            (replay.init)        9 the target r + gamma min  (critic_step)
  2 actor and its target     (init)              10 both critics' Q(s, a)     (critic_step)
  3 critics and their targets(init)              11 the critic loss           (critic_step)
