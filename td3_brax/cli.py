@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from td3_brax.config import FIELDS, PRESETS, ConfigError, nearest, show
+from td3_brax.config import FIELDS, PLATFORMS, PRESETS, ConfigError, nearest, show
 
 TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}
 
@@ -165,11 +165,14 @@ def default_text(name: str) -> str:
     def of(preset: str, platform: str) -> str:
         return show(PRESETS[preset](env, platform).get(name, default)) or "none"
 
-    cpu, gpu = of("quick", "cpu"), of("quick", "gpu")
-    values = {"quick": cpu if cpu == gpu else f"{cpu} on CPU, {gpu} on GPU"}
+    quick = {platform: of("quick", platform) for platform in PLATFORMS}
+    if quick["amx"] == quick["cpu"]:
+        del quick["amx"]
+    each = ", ".join(f"{value} on {PLATFORMS[platform]}" for platform, value in quick.items())
+    values = {"quick": quick["cpu"] if len(set(quick.values())) == 1 else each}
     values |= {preset: of(preset, "cpu") for preset in PRESETS if preset != "quick"}
     if len(set(values.values())) == 1:
-        return f"default: {cpu}"
+        return f"default: {values['quick']}"
     parts = [f"default: {values['quick']}"]
     for value in dict.fromkeys(values.values()):
         sharing = [p for p, v in values.items() if v == value and p != "quick"]

@@ -28,6 +28,8 @@ BRAX_TASKS = (
 )
 MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
+PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
+"""What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""
 BACKENDS = ("mjx", "generalized", "positional", "spring")
 
 
@@ -93,6 +95,13 @@ class Config:
     time_limit: int = option(
         1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0, at_most=MOST
     )
+    collect_time_limit: int = option(
+        0,
+        "task",
+        "the same while collecting, for more experience of initial states (0: time_limit)",
+        at_least=0,
+        at_most=MOST,
+    )
     spread_phases: bool = option(
         False, "task", "first episodes start at random steps, so that time limits do not coincide"
     )
@@ -117,6 +126,15 @@ class Config:
 
     hidden_sizes: tuple[int, ...] = option(
         (256, 256), "networks", "units of each hidden layer, actor and critics", above=0
+    )
+    num_atoms: int = option(
+        1, "networks", "atoms of the critics' value distribution (1: a number, as in the paper)", above=0
+    )
+    compute_dtype: str = option(
+        "float32",
+        "networks",
+        "operands of the products between hidden layers; parameters and sums stay float32",
+        choices=("float32", "bfloat16"),
     )
     normalize_obs: bool = option(False, "networks", "scale observations by their running mean and deviation")
 
@@ -158,13 +176,28 @@ class Config:
                 self.preset,
                 f"must be one of {', '.join(PRESETS)}{nearest(self.preset, PRESETS)}",
             )
-        capacity = -(-self.replay_capacity // self.num_envs) * self.num_envs
-        if self.batch_size > capacity:
+        if self.batch_size > self.capacity:
             raise ConfigError(
                 "batch_size",
                 self.batch_size,
-                f"must be at most the replay's capacity, {capacity} (--replay_capacity)",
+                f"must be at most the replay's capacity, {self.capacity} (--replay_capacity)",
             )
+        if self.collect_time_limit > self.time_limit:
+            raise ConfigError(
+                "collect_time_limit",
+                self.collect_time_limit,
+                f"must be at most --time_limit, {self.time_limit} (or 0)",
+            )
+
+    @property
+    def capacity(self) -> int:
+        """``replay_capacity`` as a whole number of vector steps."""
+        return -(-self.replay_capacity // self.num_envs) * self.num_envs
+
+    @property
+    def episode_limit(self) -> int:
+        """Steps after which an episode is truncated while collecting."""
+        return self.collect_time_limit or self.time_limit
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
@@ -240,8 +273,9 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
         "replay_capacity": 1_000_000,
         "eval_episodes": 32,
     }
-    if platform == "cpu":
+    if platform != "gpu":
         return shared | {
+            "compute_dtype": "bfloat16" if platform == "amx" else "float32",
             "num_envs": 128,
             "updates_per_env_step": 0.125,
             "batch_size": 256,
@@ -266,7 +300,7 @@ PRESETS = {"quick": _quick, "paper": _paper, "author": _author, "ddpg": _ddpg}
 
 
 def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
-    """The preset's values for this task and platform (``cpu`` or ``gpu``), overridden by ``explicit``.
+    """The preset's values for this task and platform (of ``PLATFORMS``), overridden by ``explicit``.
 
     Raises:
         ConfigError: an option or value that can't be used.

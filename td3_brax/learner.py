@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from td3_brax import values
 from td3_brax.networks import apply
 from td3_brax.state import Batch, Hyper, Learner, Params, UpdateStats
 
@@ -69,23 +70,26 @@ class TD3:
             critic_target=jax.tree.map(jnp.copy, critic),
             actor_opt=ADAM.init(actor),
             critic_opt=ADAM.init(critic),
+            value_range=jnp.array([-1.0, 1.0]),
         )
 
     def critic_step(
         self, learner: Learner, hyper: Hyper, batch: Batch, noise: jax.Array, active: jax.Array
-    ) -> tuple[Learner, tuple[jax.Array, jax.Array, jax.Array]]:
+    ) -> tuple[Learner, tuple[jax.Array, ...]]:
         """Steps 5 to 12, on a batch [B, ...] with standard normal ``noise`` [B, A].
 
         Returns:
-            the learner, and the critic loss, mean Q and mean target, each [].
+            the learner, and the critic loss, mean Q, mean target and share of targets out of range, each [].
         """
+        value_range = learner.value_range
         # 5. From s' the actor target plays a'.
         next_action = apply(self.actor, learner.actor_target, batch.next_obs)
         # 6. Clipped Gaussian noise on a', clipped to the action range.
         clip = hyper.target_noise_clip
         next_action = jnp.clip(next_action + jnp.clip(noise * hyper.target_noise, -clip, clip), -1, 1)
         # 7. Both critic targets give Q(s', a').
-        next_q = apply(self.critic, learner.critic_target, batch.next_obs, next_action)
+        next_out = apply(self.critic, learner.critic_target, batch.next_obs, next_action)
+        next_q = values.value(next_out, value_range)
         # 8. Their minimum.
         next_value = jnp.min(next_q, axis=0)
         # 9. The target, without bootstrap after a termination (the paper's batches have one step).
@@ -95,15 +99,19 @@ class TD3:
 
         def loss(params: Params) -> tuple[jax.Array, jax.Array]:
             # 10. Both critics give Q(s, a).
-            q = apply(self.critic, params, batch.obs, batch.action)
+            out = apply(self.critic, params, batch.obs, batch.action)
             # 11. The sum of two mean squared errors.
-            return jnp.sum(jnp.mean((q - target) ** 2, axis=1)), q.mean()
+            error = values.loss(out, target, value_range)
+            return jnp.sum(jnp.mean(error, axis=1)), values.value(out, value_range).mean()
 
         (critic_loss, q_mean), grads = jax.value_and_grad(loss, has_aux=True)(learner.critic)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
-        return learner, (critic_loss, q_mean, target.mean())
+        if self.critic.num_atoms > 1:
+            after = values.follow(value_range, target)
+            learner = replace(learner, value_range=keep_if(active, after, value_range))
+        return learner, (critic_loss, q_mean, target.mean(), values.outside(target, value_range))
 
     def actor_step(
         self, learner: Learner, hyper: Hyper, batch: Batch, active: jax.Array
@@ -114,7 +122,7 @@ class TD3:
 
         def loss(params: Params) -> jax.Array:
             action = apply(self.actor, params, batch.obs)
-            return -jnp.mean(apply(critic, first, batch.obs, action))
+            return -jnp.mean(values.value(apply(critic, first, batch.obs, action), learner.value_range))
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
@@ -187,10 +195,14 @@ class TD3:
             critic_stats += critics
             actor_losses += actors
 
-        def total_of(values: list[jax.Array]) -> jax.Array:
-            return sum((jnp.sum(v) for v in values), start=jnp.zeros(()))
+        def total_of(parts: list[jax.Array]) -> jax.Array:
+            return sum((jnp.sum(part) for part in parts), start=jnp.zeros(()))
 
-        loss, q, target_q = (total_of([s[i] for s in critic_stats]) for i in range(3))
+        loss, q, target_q, outside = (total_of([s[i] for s in critic_stats]) for i in range(4))
         return learner, UpdateStats(
-            critic_loss=loss, actor_loss=total_of(actor_losses), q_mean=q, target_q_mean=target_q
+            critic_loss=loss,
+            actor_loss=total_of(actor_losses),
+            q_mean=q,
+            target_q_mean=target_q,
+            target_q_outside=outside,
         )

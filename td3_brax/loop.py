@@ -113,7 +113,7 @@ class Loop:
             key, refill_key = jax.random.split(m.key)
             return replace(m, env=self.env.refill(m.env, refill_key), key=key)
 
-        return replace(state, members=over_members(member, state.replay.size.shape[0])(state.members))
+        return replace(state, members=over_members(member, state.num_members)(state.members))
 
     @jax.named_scope("collect")
     def collect(self, state: TrainState) -> tuple[TrainState, EpisodeStats]:
@@ -131,7 +131,7 @@ class Loop:
             m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=env_steps)
             return m, transition, episodes
 
-        step = over_members(member, state.replay.size.shape[0])
+        step = over_members(member, state.num_members)
         members, transition, episodes = step(state.members)
         return TrainState(members=members, replay=replay.add(state.replay, transition)), episodes
 
@@ -167,7 +167,7 @@ class Loop:
             updates = jnp.where(active, m.updates + count, m.updates)
             return replace(m, learner=learner, updates=updates, key=keys[2]), stats
 
-        update = over_members(member, state.replay.size.shape[0])
+        update = over_members(member, state.num_members)
         members, stats = update(state.members, batches, keys)
         return replace(state, members=members), stats
 
@@ -213,15 +213,15 @@ def build(config: Config, task: Task) -> Loop:
         ConfigError: an update ratio that the number of environments can't meet.
     """
     return Loop(
-        env=VectorEnv(task, config.num_envs, config.time_limit, config.spread_phases),
+        env=VectorEnv(task, config.num_envs, config.episode_limit, config.spread_phases),
         td3=TD3(
-            Actor(config.hidden_sizes, task.action_size),
-            Critic(config.hidden_sizes, config.num_critics),
+            Actor(config.hidden_sizes, task.action_size, config.compute_dtype),
+            Critic(config.hidden_sizes, config.num_critics, config.num_atoms, config.compute_dtype),
             config.policy_delay,
         ),
         schedule=make_schedule(config),
         batch_size=config.batch_size,
-        capacity=-(-config.replay_capacity // config.num_envs) * config.num_envs,
+        capacity=config.capacity,
         n_step=config.n_step,
         normalize_obs=config.normalize_obs,
     )

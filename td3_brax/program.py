@@ -106,6 +106,9 @@ class Program:
             "loss/actor": m.update.actor_loss if m.updates else None,
             "q/mean": m.update.q_mean if m.updates else None,
             "q/target_mean": m.update.target_q_mean if m.updates else None,
+            "q/target_outside": (
+                m.update.target_q_outside if m.updates and self.config.num_atoms > 1 else None
+            ),
             "time/env_steps_per_s": schedule.env_steps / seconds,
             "time/updates_per_s": schedule.total_updates / seconds,
         }

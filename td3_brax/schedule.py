@@ -40,6 +40,11 @@ class Schedule:
         return self.vector_steps * self.num_envs
 
     @property
+    def total_env_steps(self) -> int:
+        """Environment steps of the run."""
+        return self.chunks * self.env_steps
+
+    @property
     def total_updates(self) -> int:
         """Updates per chunk."""
         return self.groups * self.blocks * self.rounds * self.updates
@@ -58,7 +63,7 @@ def make_schedule(config: Config) -> Schedule:
 
     # Between two refills an environment can be reset once, so refills come at least every
     # REFILL_EVERY vector steps; more often than every half of that would cost more than 3% of stepping.
-    most = max(block_steps, min(REFILL_EVERY, config.time_limit))
+    most = max(block_steps, min(REFILL_EVERY, config.episode_limit))
     reports = max(1, round(config.report_every / (config.num_envs * block_steps)))
     blocks = 0
     while not blocks:

@@ -128,6 +128,8 @@ class Learner:
     critic_target: Params
     actor_opt: Any
     critic_opt: Any
+    value_range: jax.Array
+    """[2] least and most value that the critics' atoms stand for; they follow the targets."""
 
 
 @flax.struct.dataclass
@@ -160,6 +162,8 @@ class UpdateStats:
     q_mean: jax.Array
     """The critics' value of the batch."""
     target_q_mean: jax.Array
+    target_q_outside: jax.Array
+    """Share of the targets beyond the range of the critics' atoms."""
 
 
 @flax.struct.dataclass
@@ -184,6 +188,11 @@ class TrainState:
 
     members: Member
     replay: Replay
+
+    @property
+    def num_members(self) -> int:
+        """M."""
+        return int(self.replay.size.shape[0])
 
 
 @flax.struct.dataclass

@@ -50,10 +50,14 @@ def prepare_jax(deterministic: bool) -> None:
 
 
 def platform() -> str:
-    """``cpu``, or ``gpu`` for any accelerator."""
+    """Of ``PLATFORMS``, the one that this is; ``gpu`` for any accelerator."""
     import jax
 
-    return "cpu" if jax.default_backend() == "cpu" else "gpu"
+    if jax.default_backend() != "cpu":
+        return "gpu"
+    with contextlib.suppress(OSError):
+        return "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "cpu"
+    return "cpu"
 
 
 def make_run_folder(config: Config) -> Path:
@@ -141,15 +145,15 @@ class Interrupt:
 
 def train(config: Config, out: Path, began: float, interrupt: Interrupt) -> Outcome:
     """Run ``config`` into the folder ``out``; ``began`` is when the job started (perf_counter)."""
-    display = Display(config.total_env_steps)
+    schedule = make_schedule(config)
+    display = Display(schedule.total_env_steps)
     from td3_brax.program import Program
 
     program = Program(config, display)
-    schedule = program.loop.schedule
     log = JsonLines(out / "metrics.jsonl")
     result = Outcome(out, 0, 0, 0.0, math.nan, math.nan, -math.inf, 0)
     display.line(
-        f"{config.env}: {schedule.chunks * schedule.env_steps:,} steps in {config.num_envs} environments, "
+        f"{config.env}: {schedule.total_env_steps:,} steps in {config.num_envs} environments, "
         f"{schedule.updates} update{'s' * (schedule.updates > 1)} of {config.batch_size} after every "
         f"{schedule.steps} vector step{'s' * (schedule.steps > 1)}; "
         f"greedy evaluation every {schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {out}"
@@ -173,7 +177,7 @@ def train(config: Config, out: Path, began: float, interrupt: Interrupt) -> Outc
         display.show(report)
         if last or result.code:
             break
-    if interrupt.asked and result.env_steps < schedule.chunks * schedule.env_steps:
+    if interrupt.asked and result.env_steps < schedule.total_env_steps:
         result.code = result.code or INTERRUPTED
     log.close()
     display.close()

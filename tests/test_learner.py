@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -70,36 +71,68 @@ class Adam:
 
 
 class Reference:
-    """Algorithm 1 of the paper, one update at a time."""
+    """Algorithm 1 of the paper, one update at a time; value histograms where critics have many outputs."""
 
     def __init__(self, actor: list[Any], critics: list[list[Any]], delay: int, hyper: dict[str, float]):
+        self.range = np.array([-1.0, 1.0])
         self.actor, self.critics, self.delay, self.h = actor, critics, delay, hyper
         self.actor_target, self.critic_targets = list(actor), [list(c) for c in critics]
         self.actor_adam = Adam(actor, hyper["actor_lr"])
         self.critic_adams = [Adam(c, hyper["critic_lr"]) for c in critics]
         self.t = 0
 
+    def value(self, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values, their gradient with respect to the outputs, and the outputs' shares."""
+        bins = out.shape[1]
+        if bins == 1:
+            return out[:, 0], np.ones_like(out), out
+        shares = np.exp(out - out.max(1, keepdims=True))
+        shares /= shares.sum(1, keepdims=True)
+        edges = np.linspace(*self.range, bins + 1)
+        centers = (edges[1:] + edges[:-1]) / 2
+        q = shares @ centers
+        return q, shares * (centers - q[:, None]), shares
+
+    def critic_error(self, out: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+        """The loss, and its gradient with respect to the outputs."""
+        n, bins = out.shape
+        q, _, shares = self.value(out)
+        if bins == 1:
+            return ((q - y) ** 2).mean(), (2 * (q - y) / n)[:, None]
+        edges = np.linspace(*self.range, bins + 1)
+        wanted = np.zeros_like(out)
+        for i, target in enumerate(np.clip(y, *self.range)):
+            below = [math.erf((e - target) / (2**0.5 * 0.75 * (edges[1] - edges[0]))) for e in edges]
+            wanted[i] = np.diff(below) / (below[-1] - below[0])
+        return -(wanted * np.log(shares)).sum(1).mean(), (shares - wanted) / n
+
     def update(self, b: Batch, noise: np.ndarray) -> tuple[float, float | None]:
         h, n = self.h, len(b.reward)
         a2 = np.tanh(forward(self.actor_target, b.next_obs)[0])
         eps = np.clip(noise * h["target_noise"], -h["target_noise_clip"], h["target_noise_clip"])
         x2 = np.concatenate([b.next_obs, np.clip(a2 + eps, -1, 1)], 1)
-        lowest = np.min([forward(c, x2)[0][:, 0] for c in self.critic_targets], axis=0)
+        lowest = np.min([self.value(forward(c, x2)[0])[0] for c in self.critic_targets], axis=0)
         y = b.reward + h["gamma"] ** b.steps * (1 - b.terminated) * lowest
         x, loss = np.concatenate([b.obs, b.action], 1), 0.0
         for k, c in enumerate(self.critics):
-            q, inputs = forward(c, x)
-            error = q[:, 0] - y
-            loss += (error**2).mean()
-            grads, _ = backward(c, inputs, (2 * error / n)[:, None])
+            out, inputs = forward(c, x)
+            error, d_out = self.critic_error(out, y)
+            loss += error
+            grads, _ = backward(c, inputs, d_out)
             self.critics[k] = self.critic_adams[k].step(c, grads)
+        if len(out[0]) > 1:
+            room = 0.1 * (y.max() - y.min())
+            for i, (goal, sign) in enumerate(((y.min() - room, -1), (y.max() + room, 1))):
+                step = goal - self.range[i]
+                self.range[i] += (0.01 if step * sign > 0 else 1e-4) * step
         self.t += 1
         if self.t % self.delay:
             return loss, None
         raw, actor_inputs = forward(self.actor, b.obs)
         action = np.tanh(raw)
-        q, inputs = forward(self.critics[0], np.concatenate([b.obs, action], 1))
-        _, dx = backward(self.critics[0], inputs, np.full((n, 1), -1 / n))
+        out, inputs = forward(self.critics[0], np.concatenate([b.obs, action], 1))
+        q, d_out, _ = self.value(out)
+        _, dx = backward(self.critics[0], inputs, -d_out / n)
         grads, _ = backward(self.actor, actor_inputs, dx[:, b.obs.shape[1] :] * (1 - action**2))
         self.actor = self.actor_adam.step(self.actor, grads)
         mix = lambda t, p: [  # noqa: E731
@@ -131,10 +164,17 @@ def make_batches(rng: np.random.Generator, dtype: Any) -> tuple[Batch, np.ndarra
     return batches, normal(ACTION)
 
 
-def run_both(dtype: Any, delay: int, critics: int, changes: dict[str, float], cuts: tuple[int, ...]):
+def run_both(
+    dtype: Any,
+    delay: int,
+    critics: int,
+    changes: dict[str, float],
+    cuts: tuple[int, ...] = (),
+    num_atoms: int = 1,
+):
     """The learner's and the reference's parameters after 50 updates, the learner's in blocks ``cuts``."""
     floats = HYPER | changes
-    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, critics), delay)
+    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, critics, num_atoms), delay)
     learner = td3.init(jax.random.key(3), OBS, ACTION)
     learner = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, learner)
     hyper = Hyper(
@@ -162,6 +202,8 @@ def run_both(dtype: Any, delay: int, critics: int, changes: dict[str, float], cu
         part = jax.tree.map(lambda x, s=slice(start, stop): x[s], (batches, noise))
         learner, s = step(learner, hyper, *part, True, done=start % delay)
         stats.append(jax.tree.map(np.asarray, s))
+    if num_atoms > 1:
+        np.testing.assert_allclose(learner.value_range, reference.range, rtol=1e-5)
     pairs = [(learner.actor, None, reference.actor), (learner.actor_target, None, reference.actor_target)]
     for k in range(critics):
         pairs.append((learner.critic, k, reference.critics[k]))
@@ -197,9 +239,16 @@ def test_fifty_updates_equal_the_reference_in_float64(setting, cuts):
     assert got == pytest.approx(wanted, abs=1e-7)
 
 
+def test_fifty_updates_with_value_histograms_equal_the_reference_in_float64():
+    with jax.enable_x64(True):
+        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], num_atoms=11)
+    assert error < 1e-9
+    assert got == pytest.approx(wanted, abs=1e-7)
+
+
 def test_fifty_updates_stay_close_in_float32():
     # Rounding grows through 50 Adam steps of at most 3e-3 each; measured 1.0e-6.
-    error, got, wanted = run_both(np.float32, *SETTINGS["td3"], ())
+    error, got, wanted = run_both(np.float32, *SETTINGS["td3"])
     assert error < 2e-5
     assert got == pytest.approx(wanted, rel=1e-4)
 
@@ -213,7 +262,7 @@ def test_the_reference_tells_a_wrong_setting(setting, wrong, monkeypatch):
     original = Reference.__init__
     monkeypatch.setattr(Reference, "__init__", lambda self, a, c, d, h: original(self, a, c, d, h | wrong))
     with jax.enable_x64(True):
-        error, *_ = run_both(np.float64, delay, critics, {}, ())
+        error, *_ = run_both(np.float64, delay, critics, {})
     assert error > 1e-6
 
 

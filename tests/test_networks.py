@@ -1,0 +1,88 @@
+"""The bfloat16 product and value histograms, beside what they stand for."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from td3_brax import values
+from td3_brax.networks import WIDE, Actor, Critic, apply, product_bfloat16
+
+
+def rounded(x: np.ndarray) -> np.ndarray:
+    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 256])
+def test_the_product_and_its_gradients_are_those_of_rounded_operands(rows):
+    rng = np.random.default_rng(rows)
+    x, w, g = (rng.normal(size=s).astype(np.float32) for s in ((rows, 64), (64, 48), (rows, 48)))
+    out, pull = jax.jit(lambda x, w: jax.vjp(product_bfloat16, x, w))(x, w)
+    dx, dw = jax.jit(pull)(g)
+    x, w, g = rounded(x), rounded(w), rounded(g)
+    for got, want in ((out, x @ w), (dx, g @ w.T), (dw, x.T @ g)):
+        assert got.dtype == jnp.float32
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5 * np.abs(want).max())
+
+
+def test_bfloat16_networks_stay_near_float32_and_only_wide_products_change():
+    obs = jax.random.normal(jax.random.key(0), (32, 27))
+    action = jnp.tanh(jax.random.normal(jax.random.key(1), (32, 8)))
+    for make, inputs in (
+        (lambda d, h: Actor(h, 8, d), (obs,)),
+        (lambda d, h: Critic(h, 2, 51, d), (obs, action)),
+    ):
+        for hidden, exact in (((WIDE - 1, WIDE - 1), True), ((256, 256), False)):
+            params = make("float32", hidden).init(jax.random.key(2), *inputs)
+            want = apply(make("float32", hidden), params, *inputs)
+            got = apply(make("bfloat16", hidden), params, *inputs)
+            assert got.dtype == jnp.float32
+            assert bool((got == want).all()) == exact
+            np.testing.assert_allclose(got, want, atol=0.01)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.floats(-1e3, 1e3),
+    st.floats(0.1, 1e3),
+    st.integers(5, 101),
+    st.lists(st.floats(0.1, 0.9), min_size=1, max_size=5),
+)
+def test_a_histogram_holds_its_target(low, size, bins, places):
+    """Its mean is the target to a thousandth of the range, but at the edges; shares add up to 1."""
+    value_range = jnp.array([low, low + size], jnp.float32)
+    target = low + size * np.array(places, np.float32)
+    shares = values.histogram(jnp.asarray(target, jnp.float32), value_range, bins)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-4)
+    mean = values.value(jnp.log(jnp.maximum(shares, 1e-30)), value_range)
+    np.testing.assert_allclose(mean, target, atol=size * (5e-3 if bins > 20 else 0.1) + 1e-3 * abs(low))
+
+
+def test_targets_beyond_the_range_move_to_its_edge_and_are_counted():
+    value_range = jnp.array([-1.0, 3.0])
+    target = jnp.array([-50.0, 0.0, 100.0, 3.0])
+    shares = values.histogram(target, value_range, 8)
+    assert np.isfinite(shares).all()
+    np.testing.assert_allclose(shares[2], shares[3])
+    assert shares[2].argmax() == 7
+    assert shares[0].argmax() == 0
+    assert values.outside(target, value_range) == 0.5
+
+
+@pytest.mark.parametrize(("center", "scale"), [(0, 1), (800, 30), (-3, 0.01), (1e5, 1e4)])
+def test_the_range_follows_the_targets_whatever_their_size(center, scale):
+    """After some thousand updates the range covers nearly all targets and is not much wider."""
+
+    def step(value_range, key):
+        target = center + scale * jax.random.normal(key, (256,))
+        return values.follow(value_range, target), values.outside(target, value_range)
+
+    keys = jax.random.split(jax.random.key(0), 60_000)
+    (low, high), out = jax.lax.scan(step, jnp.array([-1.0, 1.0]), keys)
+    assert out[-1000:].mean() < 0.01
+    assert low < center < high
+    assert (high - low) / scale < 12
