@@ -260,12 +260,12 @@ def _ddpg(env: str, platform: str) -> dict[str, Any]:
 def _quick(env: str, platform: str) -> dict[str, Any]:
     """What reaches a walking Ant soonest on the device at hand."""
     shared = {
+        "collect_time_limit": 250,
         "spread_phases": True,
         "normalize_obs": True,
         "hidden_sizes": (256, 256),
-        "n_step": 3,
+        "num_atoms": 51,
         "gamma": 0.985,
-        "tau": 0.01,
         "lr_decay": 0.8,
         "exploration_noise": 0.1,
         "exploration_noise_spread": 0.2,
@@ -276,6 +276,8 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
     if platform != "gpu":
         return shared | {
             "compute_dtype": "bfloat16" if platform == "amx" else "float32",
+            "tau": 0.02,
+            "policy_delay": 4,
             "num_envs": 128,
             "updates_per_env_step": 0.125,
             "batch_size": 256,
@@ -287,6 +289,7 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
     return shared | {
         "num_envs": 2048,
         "updates_per_env_step": 2 / 2048,
+        "tau": 0.01,
         "batch_size": 4096,
         "warmup_env_steps": 65_536,
         "total_env_steps": 20_000_000,

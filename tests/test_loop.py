@@ -146,8 +146,23 @@ def test_learning_rates_decay_to_nothing():
     assert (state.members.learner.critic_opt.count > before.critic_opt.count).all()
 
 
-def test_every_state_buffer_is_donated_and_aliased():
-    chunk, state, _ = start()
+def test_episodes_are_cut_sooner_while_collecting_and_the_cut_bootstraps():
+    chunk, state, loop = start(collect_time_limit=5)
+    assert loop.schedule.blocks * loop.schedule.rounds * loop.schedule.steps <= 5  # a fresh state in time
+    state, metrics = chunk(state)
+    rows = np.asarray(state.replay.rows)[: loop.schedule.env_steps, 0]
+    rows = rows[rows[:, -1] > 0]
+    step, terminated, truncated = rows[:, 1], rows[:, -3], rows[:, -2]
+    assert step.max() == 4
+    assert ((step == 4) == ((truncated > 0) | ((terminated > 0) & (step == 4)))).all()
+    assert not (terminated * truncated).any()
+    assert truncated.sum() > terminated.sum() > 0
+    assert metrics.episodes.length_sum[0] <= 5 * metrics.episodes.episodes[0]
+
+
+@pytest.mark.parametrize("num_atoms", [1, 11])
+def test_every_state_buffer_is_donated_and_aliased(num_atoms):
+    chunk, state, _ = start(num_atoms=num_atoms)
     memory = chunk.lower(state).compile().memory_analysis()
     assert memory.alias_size_in_bytes == tree_bytes(state)
 
