@@ -5,9 +5,9 @@ The fifteen steps of the algorithm are numbered here and in ``replay.py``:
  2 actor and its target     (init)              10 both critics' Q(s, a)     (critic_step)
  3 critics and their targets(init)              11 the critic loss           (critic_step)
  4 sample a batch           (replay.sample)     12 Adam step on the critics  (critic_step)
- 5 the target's action      (critic_step)       13 Adam ascent of the actor  (actor_step)
- 6 clipped noise on it      (critic_step)       14 Polyak: actor target      (actor_step)
- 7 both targets' Q(s', a')  (critic_step)       15 Polyak: critic targets    (actor_step)
+ 5 the target's action      (next_values)       13 Adam ascent of the actor  (actor_step)
+ 6 clipped noise on it      (next_values)       14 Polyak: actor target      (actor_step)
+ 7 both targets' Q(s', a')  (next_values)       15 Polyak: critic targets    (actor_step)
  8 their minimum            (critic_step)
 """
 
@@ -73,25 +73,33 @@ class TD3:
             value_range=jnp.array([-1.0, 1.0]),
         )
 
+    def next_values(self, learner: Learner, hyper: Hyper, next_obs: jax.Array, noise: jax.Array) -> jax.Array:
+        """Steps 5 to 7: the critic targets' outputs [num_critics, B, K] for ``next_obs`` [B, O].
+
+        The targets stand still between two updates of the actor, so one call serves all batches in between.
+
+        Args:
+            noise: [B, A], standard normal.
+        """
+        # 5. From s' the actor target plays a'.
+        next_action = apply(self.actor, learner.actor_target, next_obs)
+        # 6. Clipped Gaussian noise on a', clipped to the action range.
+        clip = hyper.target_noise_clip
+        next_action = jnp.clip(next_action + jnp.clip(noise * hyper.target_noise, -clip, clip), -1, 1)
+        # 7. Both critic targets give Q(s', a').
+        return apply(self.critic, learner.critic_target, next_obs, next_action)
+
     def critic_step(
-        self, learner: Learner, hyper: Hyper, batch: Batch, noise: jax.Array, active: jax.Array
+        self, learner: Learner, hyper: Hyper, batch: Batch, next_out: jax.Array, active: jax.Array
     ) -> tuple[Learner, tuple[jax.Array, ...]]:
-        """Steps 5 to 12, on a batch [B, ...] with standard normal ``noise`` [B, A].
+        """Steps 8 to 12, on a batch [B, ...] with the targets' outputs ``next_out`` [num_critics, B, K].
 
         Returns:
             the learner, and the critic loss, mean Q, mean target and share of targets out of range, each [].
         """
         value_range = learner.value_range
-        # 5. From s' the actor target plays a'.
-        next_action = apply(self.actor, learner.actor_target, batch.next_obs)
-        # 6. Clipped Gaussian noise on a', clipped to the action range.
-        clip = hyper.target_noise_clip
-        next_action = jnp.clip(next_action + jnp.clip(noise * hyper.target_noise, -clip, clip), -1, 1)
-        # 7. Both critic targets give Q(s', a').
-        next_out = apply(self.critic, learner.critic_target, batch.next_obs, next_action)
-        next_q = values.value(next_out, value_range)
         # 8. Their minimum.
-        next_value = jnp.min(next_q, axis=0)
+        next_value = jnp.min(values.value(next_out, value_range), axis=0)
         # 9. The target, without bootstrap after a termination (the paper's batches have one step).
         target = batch.reward + hyper.gamma**batch.steps * (1 - batch.terminated) * next_value
         if target.shape != batch.reward.shape:
@@ -165,9 +173,12 @@ class TD3:
 
         def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, tuple[Any, Any]]:
             critics, actors = [], []
-            for i in range(xs[1].shape[0]):
-                batch, eps = jax.tree.map(lambda x, i=i: x[i], xs)
-                learner, stats = self.critic_step(learner, hyper, batch, eps, active)
+            batches, noise = xs
+            every = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batches.next_obs, noise))
+            next_out = jnp.split(self.next_values(learner, hyper, *every), noise.shape[0], axis=1)
+            for i, out in enumerate(next_out):
+                batch = jax.tree.map(lambda x, i=i: x[i], batches)
+                learner, stats = self.critic_step(learner, hyper, batch, out, active)
                 critics.append(stats)
                 if (done + i + 1) % delay == 0:
                     learner, actor_loss = self.actor_step(learner, hyper, batch, active)
