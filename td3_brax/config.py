@@ -166,6 +166,13 @@ class Config:
         5000, "evaluation", "environment steps between evaluations; rounded to whole reports", above=0
     )
     eval_episodes: int = option(10, "evaluation", "episodes of each greedy evaluation", above=0)
+    eval_tau: float = option(
+        1.0,
+        "evaluation",
+        "step of the actor's Polyak averaging for evaluations and saved policies (1: the actor itself)",
+        above=0,
+        at_most=1,
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -267,11 +274,12 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
         "num_atoms": 51,
         "gamma": 0.985,
         "lr_decay": 0.8,
-        "exploration_noise": 0.1,
-        "exploration_noise_spread": 0.2,
+        "exploration_noise": 0.0,
+        "exploration_noise_spread": 0.3,
         "update_during_warmup": False,
         "replay_capacity": 1_000_000,
         "eval_episodes": 32,
+        "eval_tau": 0.002,
     }
     if platform != "gpu":
         return shared | {

@@ -66,6 +66,7 @@ class TD3:
         return Learner(
             actor=actor,
             actor_target=jax.tree.map(jnp.copy, actor),
+            actor_eval=jax.tree.map(jnp.copy, actor),
             critic=critic,
             critic_target=jax.tree.map(jnp.copy, critic),
             actor_opt=ADAM.init(actor),
@@ -144,6 +145,8 @@ class TD3:
             actor_target=polyak(learner.actor_target, actor, tau),
             # 15. and of both critic targets.
             critic_target=polyak(learner.critic_target, learner.critic, tau),
+            # Beyond the paper, where eval_tau is 1: the average of the actor's steps (Polyak, Juditsky 1992).
+            actor_eval=polyak(learner.actor_eval, actor, jnp.where(active, hyper.eval_tau, 0)),
         ), actor_loss
 
     def update_block(

@@ -61,6 +61,7 @@ def make_hyper(config: Config) -> Hyper:
         "exploration_noise_spread",
         "target_noise",
         "target_noise_clip",
+        "eval_tau",
     )
     learn_from = 0 if config.update_during_warmup else config.warmup_env_steps
     return Hyper(

@@ -54,7 +54,7 @@ class Program:
         plan.check_state(shapes, device)
 
         def greedy(members: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            actor, stats = jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
+            actor, stats = jax.tree.map(lambda x: x[0], (members.learner.actor_eval, members.obs_stats))
             return evaluate.greedy_returns(
                 self.task,
                 self.loop.policy(actor, stats),
@@ -129,7 +129,7 @@ class Program:
         """The present policy, for a file."""
         members = self.state.members
         actor, stats = jax.device_get(
-            jax.tree.map(lambda x: x[0], (members.learner.actor, members.obs_stats))
+            jax.tree.map(lambda x: x[0], (members.learner.actor_eval, members.obs_stats))
         )
         layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(self.config.hidden_sizes) + 1)]
         scaled = self.config.normalize_obs

@@ -124,6 +124,8 @@ class Learner:
 
     actor: Params
     actor_target: Params
+    actor_eval: Params
+    """What is evaluated and saved: a slower average of the actor, or the actor itself."""
     critic: Params
     critic_target: Params
     actor_opt: Any
@@ -145,6 +147,7 @@ class Hyper:
     exploration_noise_spread: jax.Array
     target_noise: jax.Array
     target_noise_clip: jax.Array
+    eval_tau: jax.Array
     warmup_env_steps: jax.Array
     """int32: actions are uniform before this environment step."""
     learn_from: jax.Array

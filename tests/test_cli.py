@@ -139,6 +139,10 @@ SHARED = {
     "lr_decay": 0.0,
     "gamma": 0.99,
     "tau": 0.005,
+    "eval_tau": 1.0,
+    "num_atoms": 1,
+    "compute_dtype": "float32",
+    "collect_time_limit": 0,
     "exploration_noise": 0.1,
     "exploration_noise_spread": 0.0,
     "target_noise_clip": 0.5,
@@ -337,7 +341,10 @@ POSITIVE = [
     "batch_size",
     "replay_capacity",
     "hidden_sizes",
+    "num_atoms",
+    "n_step",
     "tau",
+    "eval_tau",
     "actor_lr",
     "critic_lr",
     "policy_delay",
@@ -345,7 +352,15 @@ POSITIVE = [
     "eval_every",
     "eval_episodes",
 ]
-FROM_ZERO = ["seed", "warmup_env_steps", "exploration_noise", "target_noise", "target_noise_clip"]
+FROM_ZERO = [
+    "seed",
+    "collect_time_limit",
+    "warmup_env_steps",
+    "exploration_noise",
+    "exploration_noise_spread",
+    "target_noise",
+    "target_noise_clip",
+]
 FLOATS = [
     "updates_per_env_step",
     "gamma",
@@ -381,6 +396,8 @@ FLOATS = [
         (["--gamma=1.01"], ["--gamma=1.01", "at most 1"]),
         (["--gamma=high"], ["--gamma=high", "number"]),
         (["--tau=2"], ["--tau=2", "at most 1"]),
+        (["--collect_time_limit=1001"], ["--collect_time_limit=1001", "1000", "--time_limit"]),
+        (["--compute_dtype=float16"], ["--compute_dtype=float16", "bfloat16"]),
         (["--num_critics=3"], ["--num_critics=3", "at most 2"]),
         (["--deterministic=2"], ["--deterministic=2", "true or false"]),
         (["--hidden_sizes=[]"], ["--hidden_sizes=[]", "[256,256]"]),

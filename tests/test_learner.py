@@ -25,6 +25,7 @@ HYPER = {
     "exploration_noise_spread": 0.0,
     "target_noise": 0.4,
     "target_noise_clip": 0.5,
+    "eval_tau": 0.1,
 }
 
 
@@ -77,6 +78,7 @@ class Reference:
         self.range = np.array([-1.0, 1.0])
         self.actor, self.critics, self.delay, self.h = actor, critics, delay, hyper
         self.actor_target, self.critic_targets = list(actor), [list(c) for c in critics]
+        self.actor_eval = list(actor)
         self.actor_adam = Adam(actor, hyper["actor_lr"])
         self.critic_adams = [Adam(c, hyper["critic_lr"]) for c in critics]
         self.t = 0
@@ -135,10 +137,11 @@ class Reference:
         _, dx = backward(self.critics[0], inputs, -d_out / n)
         grads, _ = backward(self.actor, actor_inputs, dx[:, b.obs.shape[1] :] * (1 - action**2))
         self.actor = self.actor_adam.step(self.actor, grads)
-        mix = lambda t, p: [  # noqa: E731
-            tuple(h["tau"] * x + (1 - h["tau"]) * y for x, y in zip(lp, lt, strict=True))
+        mix = lambda t, p, tau=h["tau"]: [  # noqa: E731
+            tuple(tau * x + (1 - tau) * y for x, y in zip(lp, lt, strict=True))
             for lt, lp in zip(t, p, strict=True)
         ]
+        self.actor_eval = mix(self.actor_eval, self.actor, h["eval_tau"])
         self.actor_target = mix(self.actor_target, self.actor)
         self.critic_targets = [mix(t, c) for t, c in zip(self.critic_targets, self.critics, strict=True)]
         return loss, -q.mean()
@@ -204,7 +207,11 @@ def run_both(
         stats.append(jax.tree.map(np.asarray, s))
     if num_atoms > 1:
         np.testing.assert_allclose(learner.value_range, reference.range, rtol=1e-5)
-    pairs = [(learner.actor, None, reference.actor), (learner.actor_target, None, reference.actor_target)]
+    pairs = [
+        (learner.actor, None, reference.actor),
+        (learner.actor_target, None, reference.actor_target),
+        (learner.actor_eval, None, reference.actor_eval),
+    ]
     for k in range(critics):
         pairs.append((learner.critic, k, reference.critics[k]))
         pairs.append((learner.critic_target, k, reference.critic_targets[k]))
@@ -255,7 +262,12 @@ def test_fifty_updates_stay_close_in_float32():
 
 @pytest.mark.parametrize(
     ("setting", "wrong"),
-    [("td3", {"gamma": 0.98}), ("td3", {"target_noise_clip": 0.6}), ("td3", {"tau": 0.031})],
+    [
+        ("td3", {"gamma": 0.98}),
+        ("td3", {"target_noise_clip": 0.6}),
+        ("td3", {"tau": 0.031}),
+        ("td3", {"eval_tau": 0.11}),
+    ],
 )
 def test_the_reference_tells_a_wrong_setting(setting, wrong, monkeypatch):
     delay, critics, _ = SETTINGS[setting]

@@ -48,7 +48,7 @@ def learn(seed: int) -> tuple[float, float]:
 
     @jax.jit
     def score(member):
-        policy = loop.policy(member.learner.actor, member.obs_stats)
+        policy = loop.policy(member.learner.actor_eval, member.obs_stats)
         return greedy_returns(task, policy, jax.random.key(7), 32, config.time_limit)[0]
 
     member = jax.tree.map(lambda x: x[0], state.members)

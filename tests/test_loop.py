@@ -191,7 +191,7 @@ def test_members_are_what_they_would_be_alone():
         together = jax.jit(lambda: run([0, 1]))()
         for m in (0, 1):
             alone = jax.jit(lambda m=m: run([m]))()
-            for name in ("actor", "actor_target", "critic", "critic_target"):
+            for name in ("actor", "actor_target", "actor_eval", "critic", "critic_target"):
                 jax.tree.map(
                     lambda a, b, m=m: np.testing.assert_allclose(a[m], b[0], atol=1e-9, rtol=0),
                     getattr(together.members.learner, name),
