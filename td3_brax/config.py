@@ -279,20 +279,20 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
         "update_during_warmup": False,
         "replay_capacity": 1_000_000,
         "eval_episodes": 32,
-        "eval_tau": 0.002,
+        "eval_tau": 0.001,
     }
     if platform != "gpu":
         return shared | {
             "compute_dtype": "bfloat16" if platform == "amx" else "float32",
             "tau": 0.02,
             "policy_delay": 4,
-            "num_envs": 128,
-            "updates_per_env_step": 0.125,
+            "num_envs": 256,
+            "updates_per_env_step": 0.0625,
             "batch_size": 256,
             "warmup_env_steps": 8192,
-            "total_env_steps": 1_000_000,
-            "report_every": 8192,
-            "eval_every": 65_536,
+            "total_env_steps": 2_000_000,
+            "report_every": 16_384,
+            "eval_every": 131_072,
         }
     return shared | {
         "num_envs": 2048,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from td3_brax import loop as loops
 from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask, brax_envs
-from td3_brax.train import prepare_jax
+from td3_brax.train import platform, prepare_jax
 
 STEPS, REPEATS = 48, 7
 
@@ -67,7 +67,7 @@ def collecting(num_envs: int, refill: bool) -> Callable[[], Any]:
 
 def chunk_and_parts() -> dict[str, Callable[[], Any]]:
     """A chunk of the quick preset; its physics alone; its updates alone (on a batch that stays)."""
-    config = resolve({"warmup_env_steps": 0}, "cpu")
+    config = resolve({"warmup_env_steps": 0}, platform())
     loop = loops.build(config, BraxTask("ant"))
     schedule = loop.schedule
     first = jax.jit(lambda: loop.refill(loops.init(loop, config, jax.random.key(config.seed))))()
