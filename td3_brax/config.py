@@ -98,7 +98,7 @@ class Config:
     collect_time_limit: int = option(
         0,
         "task",
-        "the same while collecting, for more experience of initial states (0: time_limit)",
+        "the same while collecting, where that is sooner, for more experience of initial states (0: never)",
         at_least=0,
         at_most=MOST,
     )
@@ -189,12 +189,6 @@ class Config:
                 self.batch_size,
                 f"must be at most the replay's capacity, {self.capacity} (--replay_capacity)",
             )
-        if self.collect_time_limit > self.time_limit:
-            raise ConfigError(
-                "collect_time_limit",
-                self.collect_time_limit,
-                f"must be at most --time_limit, {self.time_limit} (or 0)",
-            )
 
     @property
     def capacity(self) -> int:
@@ -204,7 +198,7 @@ class Config:
     @property
     def episode_limit(self) -> int:
         """Steps after which an episode is truncated while collecting."""
-        return self.collect_time_limit or self.time_limit
+        return min(self.collect_time_limit or self.time_limit, self.time_limit)
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}

@@ -84,7 +84,7 @@ def test_the_saved_policy_acts_as_the_actor_does(tmp_path: Path, scaled: bool) -
         square_sum=jnp.array([50.0, 5.0, 0.0, 1e-3, 500.0], jnp.float32),
     )
     one_member = jax.tree.map(lambda x: x[None], (params, stats))
-    members = SimpleNamespace(learner=SimpleNamespace(actor=one_member[0]), obs_stats=one_member[1])
+    members = SimpleNamespace(learner=SimpleNamespace(actor_eval=one_member[0]), obs_stats=one_member[1])
     run: Any = SimpleNamespace(
         config=Config(hidden_sizes=HIDDEN, normalize_obs=scaled),
         task=SimpleNamespace(obs_size=OBS, action_size=ACTION, action_low=LOW, action_high=HIGH),

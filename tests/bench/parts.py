@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from td3_brax import loop as loops
 from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask, brax_envs
+from td3_brax.schedule import REFILL_EVERY
 from td3_brax.train import platform, prepare_jax
 
 STEPS, REPEATS = 48, 7
@@ -46,23 +47,30 @@ def bare_brax(num_envs: int) -> Callable[[], Any]:
     return lambda: run(state, actions)
 
 
-def collecting(num_envs: int, refill: bool) -> Callable[[], Any]:
-    """48 vector steps of act, step, auto-reset, quarantine, insert; with their three refills or none."""
-    config = resolve({"num_envs": num_envs, "replay_capacity": 250_000, "updates_per_env_step": 1}, "cpu")
+def collecting(num_envs: int) -> tuple[Callable[[], Any], Callable[[], Any]]:
+    """48 vector steps of act, step, auto-reset, quarantine, insert, with their refills; and these alone."""
+    options = {"num_envs": num_envs, "replay_capacity": 250_000, "updates_per_env_step": 1}
+    config = resolve(options, platform())
     loop = loops.build(config, BraxTask("ant"))
     state = [jax.jit(lambda: loop.refill(loops.init(loop, config, jax.random.key(config.seed))))()]
 
     def group(state: Any, _: None) -> tuple[Any, Any]:
-        state = loop.refill(state) if refill else state
-        return jax.lax.scan(lambda c, _: loop.collect(c), state, length=16)
+        return jax.lax.scan(lambda c, _: loop.collect(c), loop.refill(state), length=REFILL_EVERY)
 
-    run = jax.jit(lambda s: jax.lax.scan(group, s, length=STEPS // 16), donate_argnums=0)
+    refills = STEPS // REFILL_EVERY
+    collect = jax.jit(lambda s: jax.lax.scan(group, s, length=refills), donate_argnums=0)
+    refill = jax.jit(
+        lambda s: jax.lax.scan(lambda c, _: (loop.refill(c), None), s, length=refills), donate_argnums=0
+    )
 
-    def call() -> Any:
-        state[0], stats = run(state[0])
-        return stats
+    def call(program: Callable[[Any], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            state[0], _ = program(state[0])
+            return state[0].members.env_steps
 
-    return call
+        return run
+
+    return call(collect), call(refill)
 
 
 def chunk_and_parts() -> dict[str, Callable[[], Any]]:
@@ -113,10 +121,11 @@ def main() -> None:
     """Print the tables."""
     prepare_jax(False)
     n = 512
-    t = measured({"brax": bare_brax(n), "collect": collecting(n, True), "without": collecting(n, False)})
-    for name, label in (("brax", "bare brax"), ("collect", "collect"), ("without", "collect, no resets")):
+    collect, refill = collecting(n)
+    t = measured({"brax": bare_brax(n), "collect": collect, "refill": refill})
+    for name, label in (("brax", "bare brax"), ("collect", "collect")):
         print(f"{label:<20} {n * STEPS / t[name]:8,.0f} steps/s   {t['brax'] / t[name]:.3f} of bare brax")
-    print(f"resets: {(t['collect'] - t['without']) / t['brax']:.1%} of stepping")
+    print(f"resets: {t['refill'] / t['brax']:.1%} of stepping")
     t = measured(chunk_and_parts())
     parts = t["physics"] + t["updates"]
     for name, seconds in t.items():
