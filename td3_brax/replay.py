@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from td3_brax.state import Batch, Replay, Transition
 
-TRIES = 2
+TRIES = 4
 FLAGS = 4
 """Reward, terminated, truncated, valid: the last columns of a row, after obs, next_obs and action."""
 
@@ -64,7 +64,7 @@ def sample(
 ) -> Batch:
     """4. ``count`` transitions per member, uniform with replacement over the valid rows.
 
-    Rows that are not valid are rare; each draw tries up to two rows, and the few draws that find none
+    Rows that are not valid are rare; each draw tries up to four rows, and the few draws that find none
     take what another draw of the same member found. So the cost depends on ``count`` alone.
 
     With ``n_step`` above 1 each goes on from its row through the rows of the same environment's next
