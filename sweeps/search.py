@@ -95,7 +95,7 @@ def main() -> None:
     env_steps = int(search["env_steps"])
     names = {name: options or {} for name, options in search["candidates"].items()}
     where = {
-        name: [args.out / f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}-s{seed}" for seed in search["seeds"]]
+        name: [args.out / f"{'-'.join(re.findall('[A-Za-z0-9]+', name))}-s{seed}" for seed in search["seeds"]]
         for name in names
     }
 

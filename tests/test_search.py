@@ -1,0 +1,85 @@
+"""sweeps/search.py: runs what is left, and its table says what the runs logged."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from td3_brax.config import resolve
+
+SWEEPS = Path(__file__).parent.parent / "sweeps"
+
+
+@pytest.fixture
+def search() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("search", SWEEPS / "search.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def logged(run: Path, rate: float, until: int) -> None:
+    """What a run writes whose return is ``rate`` times its seconds."""
+    run.mkdir(parents=True)
+    lines = [
+        {
+            "env_steps": 100 * i,
+            "wall_s": 10.0 + i,
+            "time/compile_s": 10.0,
+            "eval/return_mean": rate * i if i % 2 == 0 else None,
+            "eval/length_mean": 1000.0,
+        }
+        for i in range(1, until + 1)
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"env_st')
+
+
+def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
+    search: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out, runs = tmp_path / "search.yaml", tmp_path / "runs", []
+    candidates = {"slow (one)": {"gamma": 0.9}, "fast": {}}
+    file.write_text(
+        yaml.safe_dump({"env_steps": 1000, "seeds": [0, 1], "base": {"tau": 0.5}, "candidates": candidates})
+    )
+    logged(out / "fast-s1", 500.0, 10)
+    logged(out / "fast-s0", 500.0, 9)
+
+    def train(run: Path, options: dict[str, Any], env_steps: int, core: int) -> None:
+        runs.append((run.name, options))
+        if run.exists():
+            (run / "metrics.jsonl").unlink()
+            run.rmdir()
+        logged(run, 300.0 if "gamma" in options else 500.0, 10)
+
+    monkeypatch.setattr(search, "train", train)
+    monkeypatch.setattr(sys, "argv", ["search.py", str(file), "--out", str(out)])
+    search.main()
+    assert sorted(runs, key=str) == [
+        ("fast-s0", {"tau": 0.5, "seed": 0}),
+        ("slow-one-s0", {"tau": 0.5, "gamma": 0.9, "seed": 0}),
+        ("slow-one-s1", {"tau": 0.5, "gamma": 0.9, "seed": 1}),
+    ]
+    table = capsys.readouterr().out.splitlines()
+    # Evaluations at 2, 4, 6, 8, 10 s: returns of 600 each at 300/s, the last four 2,100; 1,000 each at 500/s.
+    assert "| slow (one) | 4 | 8 | 10 | 2,100 | 1,000 | 10 |" in table
+    assert "| fast | 2 | 4 | 6 | 3,500 | 1,000 | 10 |" in table
+
+
+@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*.yaml")), ids=lambda file: file.name)
+def test_candidates_are_options_that_exist(file: Path) -> None:
+    search = yaml.safe_load(file.read_text())
+    base = resolve(search["base"], "amx")
+    assert base.total_env_steps >= search["env_steps"]
+    for name, options in search["candidates"].items():
+        changed = resolve(search["base"] | options, "amx")
+        assert (changed != base) == bool(options), name
