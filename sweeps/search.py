@@ -46,9 +46,10 @@ def train(run: Path, options: dict[str, Any], env_steps: int, core: int) -> None
     """One run on one core, ended like Ctrl-C once it has the steps."""
     shutil.rmtree(run, ignore_errors=True)
     run.parent.mkdir(parents=True, exist_ok=True)
-    flags = [f"--{name}={json.dumps(value)}" for name, value in options.items()]
-    command = [sys.executable, "-m", "td3_brax.train", f"--out={run}", *flags]
-    with (run.parent / f"{run.name}.log").open("w") as log:
+    config = run.with_name(f"{run.name}.json")
+    config.write_text(json.dumps(options))
+    command = [sys.executable, "-m", "td3_brax.train", f"--config={config}", f"--out={run}"]
+    with run.with_name(f"{run.name}.log").open("w") as log:
         process = subprocess.Popen(
             command,
             stdout=log,
@@ -62,6 +63,8 @@ def train(run: Path, options: dict[str, Any], env_steps: int, core: int) -> None
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             process.wait()
+    if not finished(run, env_steps):
+        print(f"{run.name} ended with code {process.returncode}, see {log.name}", file=sys.stderr)
 
 
 def row(runs: list[Path]) -> list[str]:
