@@ -27,7 +27,9 @@ def coerce(name: str, value: Any) -> Any:
     Raises:
         ConfigError: it can't be.
     """
-    kind = str(FIELDS[name].type)
+    kind, words = str(FIELDS[name].type), FIELDS[name].metadata["words"]
+    if isinstance(value, str) and value.strip() in words:
+        return words[value.strip()]
     if kind == "str":
         if value is None or isinstance(value, list | tuple | dict):
             raise ConfigError(name, value, "must be text")

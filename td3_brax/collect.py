@@ -8,18 +8,19 @@ import jax.numpy as jnp
 from td3_brax.state import Hyper
 
 
-def explore(action: jax.Array, hyper: Hyper, env_steps: jax.Array, key: jax.Array) -> jax.Array:
+def explore(
+    action: jax.Array, hyper: Hyper, env_steps: jax.Array, place: jax.Array, key: jax.Array
+) -> jax.Array:
     """The policy's actions [N, A] with Gaussian noise, or uniform ones during the warm-up; in [-1, 1].
 
-    Environment i of N explores with ``exploration_noise + exploration_noise_spread * i / (N - 1)``.
+    An environment at ``place`` explores with ``exploration_noise + exploration_noise_spread * place``.
 
     Args:
         env_steps: [], of the run so far.
+        place: [N], of each environment among all of the run's, from 0 to 1.
     """
     noise_key, uniform_key = jax.random.split(key)
-    num_envs = action.shape[0]
-    share = jnp.arange(num_envs)[:, None] / max(num_envs - 1, 1)
-    sigma = hyper.exploration_noise + hyper.exploration_noise_spread * share
+    sigma = hyper.exploration_noise + hyper.exploration_noise_spread * place[:, None]
     action = jnp.clip(action + sigma * jax.random.normal(noise_key, action.shape), -1, 1)
     uniform = jax.random.uniform(uniform_key, action.shape, minval=-1, maxval=1)
     return jnp.where(env_steps < hyper.warmup_env_steps, uniform, action)

@@ -30,6 +30,8 @@ MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
 """What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""
+CPU_DEVICES = 2
+"""What `quick` asks for on a CPU; JAX makes as many of its cores as it is asked for."""
 BACKENDS = ("mjx", "generalized", "positional", "spring")
 
 
@@ -63,11 +65,13 @@ def option(
     at_least: float | None = None,
     at_most: float | None = None,
     choices: tuple[str, ...] = (),
+    words: Mapping[str, int] | None = None,
 ) -> Any:
-    """A dataclass field with what the command line says of it and the values it allows."""
+    """A dataclass field with what the command line says of it and the values (or words) it allows."""
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
     return dataclasses.field(
-        default=default, metadata={"group": group, "help": help, "choices": choices, **bounds}
+        default=default,
+        metadata={"group": group, "help": help, "choices": choices, "words": words or {}, **bounds},
     )
 
 
@@ -85,6 +89,13 @@ class Config:
         at_most=MOST,
     )
     out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)")
+    devices: int = option(
+        1,
+        "run",
+        "devices that share environments, replay and batches (all: what is there, on a CPU its cores)",
+        at_least=0,
+        words={"all": 0},
+    )
     deterministic: bool = option(
         False, "run", "same numbers bit for bit on a GPU too, slower (a CPU run always has them)"
     )
@@ -190,6 +201,12 @@ class Config:
                 f"must be at most the replay's capacity, {self.capacity} (--replay_capacity)",
             )
 
+        for name in ("num_envs", "batch_size"):
+            if self.devices and getattr(self, name) % self.devices:
+                raise ConfigError(
+                    "devices", self.devices, f"must divide --{name}={getattr(self, name)} into equal parts"
+                )
+
     @property
     def capacity(self) -> int:
         """``replay_capacity`` as a whole number of vector steps."""
@@ -277,6 +294,7 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
     }
     if platform != "gpu":
         return shared | {
+            "devices": CPU_DEVICES,
             "compute_dtype": "bfloat16" if platform == "amx" else "float32",
             "tau": 0.02,
             "policy_delay": 4,
@@ -316,4 +334,9 @@ def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
     preset = str(explicit.get("preset", FIELDS["preset"].default))
     env = str(explicit.get("env", FIELDS["env"].default))
     base = PRESETS[preset](env, platform) if preset in PRESETS else {}
-    return Config(**(base | dict(explicit)))
+    values = base | dict(explicit)
+    if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
+        asked = [values["num_envs"], values["batch_size"]]
+        fitting = (d for d in range(base["devices"], 1, -1) if not any(n % d for n in asked))
+        values["devices"] = next(fitting, 1)
+    return Config(**values)

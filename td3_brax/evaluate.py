@@ -14,8 +14,7 @@ from td3_brax.envs.vector import all_finite, select
 def greedy_returns(
     task: Task,
     policy: Callable[[jax.Array], jax.Array],
-    key: jax.Array,
-    episodes: int,
+    keys: jax.Array,
     time_limit: int,
 ) -> tuple[jax.Array, jax.Array]:
     """Play whole episodes without noise, each from its own newly drawn initial state.
@@ -24,11 +23,13 @@ def greedy_returns(
     earned before that counts). The loop ends with the last episode.
 
     Args:
+        keys: [episodes]
         policy: observations [episodes, O] -> actions [episodes, A] in [-1, 1].
     Returns:
         returns [episodes] float32 and lengths [episodes] int32.
     """
-    state, obs = jax.vmap(task.reset)(jax.random.split(key, episodes))
+    episodes = keys.shape[0]
+    state, obs = jax.vmap(task.reset)(keys)
     start = (
         jnp.int32(0),
         state,

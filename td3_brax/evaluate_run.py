@@ -30,10 +30,11 @@ def job(argv: Sequence[str]) -> int:
 
     from td3_brax.train import prepare_jax
 
-    prepare_jax(config.deterministic)
+    prepare_jax(config.deterministic, config.devices)
     import jax
     import jax.numpy as jnp
 
+    from td3_brax import shards
     from td3_brax.envs.brax import BraxTask
     from td3_brax.evaluate import greedy_returns
 
@@ -41,13 +42,13 @@ def job(argv: Sequence[str]) -> int:
     if (task.obs_size,) != policy.obs_mean.shape or (task.action_size,) != policy.action_low.shape:
         return fail(f"{args.run}: its policy's sizes are not those of {config.env}")
 
-    @jax.jit
-    def score(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return greedy_returns(
-            task, lambda obs: policy.forward(obs, jnp), key, args.episodes, config.time_limit
-        )
+    def play(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
 
-    returns, lengths = jax.device_get(score(jax.random.key(args.seed)))
+    devices = min(config.devices, len(jax.devices()))
+    keys = jax.random.split(jax.random.key(args.seed), -(-args.episodes // devices) * devices)
+    score = shards.jit(play, devices, (shards.SPLIT,), shards.SPLIT)
+    returns, lengths = (x[: args.episodes] for x in jax.device_get(score(keys)))
     mean, std = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
     half = 1.96 * std / len(returns) ** 0.5
     print(

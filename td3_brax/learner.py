@@ -23,6 +23,7 @@ import optax
 
 from td3_brax import values
 from td3_brax.networks import apply
+from td3_brax.shards import mean
 from td3_brax.state import Batch, Hyper, Learner, Params, UpdateStats
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -49,11 +50,15 @@ def polyak(target: Params, params: Params, tau: jax.Array) -> Params:
 
 @dataclass(frozen=True)
 class TD3:
-    """The learner's static part. Its functions take a :class:`Learner` and return a new one."""
+    """The learner's static part. Its functions take a :class:`Learner` and return a new one.
+
+    With more than one of ``shards`` each takes its share of a batch, and gradients are averaged over them.
+    """
 
     actor: nn.Module
     critic: nn.Module
     policy_delay: int
+    shards: int = 1
 
     def init(self, key: jax.Array, obs_size: int, action_size: int) -> Learner:
         """New parameters; the targets equal them."""
@@ -114,11 +119,12 @@ class TD3:
             return jnp.sum(jnp.mean(error, axis=1)), values.value(out, value_range).mean()
 
         (critic_loss, q_mean), grads = jax.value_and_grad(loss, has_aux=True)(learner.critic)
+        grads, seen = mean((grads, values.extremes(target)), self.shards)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
         if self.critic.num_atoms > 1:
-            after = values.follow(value_range, target)
+            after = values.follow(value_range, seen)
             learner = replace(learner, value_range=keep_if(active, after, value_range))
         return learner, (critic_loss, q_mean, target.mean(), values.outside(target, value_range))
 
@@ -135,6 +141,7 @@ class TD3:
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
+        grads = mean(grads, self.shards)
         actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr, active)
         tau = jnp.where(active, hyper.tau, 0)
         return replace(

@@ -16,13 +16,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from td3_brax import collect, replay
+from td3_brax import collect, replay, shards
 from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.envs.vector import VectorEnv
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
 from td3_brax.schedule import Schedule, make_schedule
+from td3_brax.shards import index, mean, own_key, total
 from td3_brax.state import (
     Batch,
     EpisodeStats,
@@ -74,15 +75,17 @@ def make_hyper(config: Config) -> Hyper:
 
 @dataclass(frozen=True)
 class Loop:
-    """What is static in the program; made by :func:`build`."""
+    """What is static in the program; made by :func:`build`. Its functions see one shard of the run."""
 
     env: VectorEnv
     td3: TD3
     schedule: Schedule
     batch_size: int
+    """Of a shard, as ``env`` and ``capacity`` are."""
     capacity: int
     n_step: int
     normalize_obs: bool
+    shards: int
 
     def init(self, keys: jax.Array, hyper: Hyper) -> TrainState:
         """The state at the start, for members with ``keys`` [M] and ``hyper``, leaves [M]."""
@@ -92,7 +95,7 @@ class Loop:
         def member(key: jax.Array, hyper: Hyper) -> Member:
             env_key, learner_key, key = jax.random.split(key, 3)
             return Member(
-                env=self.env.init(env_key),
+                env=self.env.init(own_key(env_key, self.shards)),
                 learner=self.td3.init(learner_key, task.obs_size, task.action_size),
                 obs_stats=init_obs_stats(task.obs_size),
                 hyper=hyper,
@@ -112,7 +115,7 @@ class Loop:
 
         def member(m: Member) -> Member:
             key, refill_key = jax.random.split(m.key)
-            return replace(m, env=self.env.refill(m.env, refill_key), key=key)
+            return replace(m, env=self.env.refill(m.env, own_key(refill_key, self.shards)), key=key)
 
         return replace(state, members=over_members(member, state.num_members)(state.members))
 
@@ -120,16 +123,19 @@ class Loop:
     def collect(self, state: TrainState) -> tuple[TrainState, EpisodeStats]:
         """One vector step of every member, and its transitions into the replay."""
 
+        num_envs, everywhere = self.env.num_envs, self.schedule.num_envs
+        place = (index(self.shards) * num_envs + jnp.arange(num_envs)) / max(everywhere - 1, 1)
+
         def member(m: Member) -> tuple[Member, Transition, EpisodeStats]:
             key, step_key = jax.random.split(m.key)
             act = self.policy(m.learner.actor, m.obs_stats)
-            action = collect.explore(act(m.env.obs), m.hyper, m.env_steps, step_key)
+            step_key = own_key(step_key, self.shards)
+            action = collect.explore(act(m.env.obs), m.hyper, m.env_steps, place, step_key)
             env, transition, episodes = self.env.step(m.env, action)
             obs_stats = m.obs_stats
             if self.normalize_obs:
-                obs_stats = update_obs_stats(obs_stats, transition.obs, transition.valid)
-            env_steps = m.env_steps + self.env.num_envs
-            m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=env_steps)
+                obs_stats = update_obs_stats(obs_stats, transition.obs, transition.valid, self.shards)
+            m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=m.env_steps + everywhere)
             return m, transition, episodes
 
         step = over_members(member, state.num_members)
@@ -140,11 +146,16 @@ class Loop:
     def learn(self, state: TrainState, done: int) -> tuple[TrainState, UpdateStats]:
         """A round's updates of every member; ``done`` of them since the actor's last."""
         count = self.schedule.updates
-        keys = jax.vmap(lambda key: jax.random.split(key, 3))(state.members.key)
+
+        def split(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+            sample_key, noise_key, key = jax.random.split(key, 3)
+            return own_key(sample_key, self.shards), own_key(noise_key, self.shards), key
+
+        sample_keys, noise_keys, keys = jax.vmap(split)(state.members.key)
         rows = count * self.batch_size
         batches = replay.sample(
             state.replay,
-            keys[:, 0],
+            sample_keys,
             rows,
             self.env.task.obs_size,
             self.env.num_envs,
@@ -152,7 +163,9 @@ class Loop:
             state.members.hyper.gamma,
         )
 
-        def member(m: Member, batches: Batch, keys: jax.Array) -> tuple[Member, UpdateStats]:
+        def member(
+            m: Member, batches: Batch, noise_key: jax.Array, key: jax.Array
+        ) -> tuple[Member, UpdateStats]:
             batches = jax.tree.map(lambda x: x.reshape((count, self.batch_size, *x.shape[1:])), batches)
             if self.normalize_obs:
                 batches = replace(
@@ -160,16 +173,16 @@ class Loop:
                     obs=normalize(m.obs_stats, batches.obs),
                     next_obs=normalize(m.obs_stats, batches.next_obs),
                 )
-            noise = jax.random.normal(keys[1], batches.action.shape)
+            noise = jax.random.normal(noise_key, batches.action.shape)
             active = m.env_steps > m.hyper.learn_from
             share = 1 - m.hyper.lr_decay * jnp.minimum(m.env_steps / m.hyper.total_env_steps, 1)
             hyper = replace(m.hyper, actor_lr=m.hyper.actor_lr * share, critic_lr=m.hyper.critic_lr * share)
             learner, stats = self.td3.update_block(m.learner, hyper, batches, noise, active, done)
             updates = jnp.where(active, m.updates + count, m.updates)
-            return replace(m, learner=learner, updates=updates, key=keys[2]), stats
+            return replace(m, learner=learner, updates=updates, key=key), stats
 
         update = over_members(member, state.num_members)
-        members, stats = update(state.members, batches, keys)
+        members, stats = update(state.members, batches, noise_keys, keys)
         return replace(state, members=members), stats
 
     def policy(self, actor: Params, obs_stats: ObsStats) -> Callable[[jax.Array], jax.Array]:
@@ -179,7 +192,7 @@ class Loop:
         return lambda obs: apply(self.td3.actor, actor, normalize(obs_stats, obs))
 
     def train_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """One chunk; to be jitted with the state donated."""
+        """One chunk of a shard; see :func:`jit_chunk`."""
         s = self.schedule
 
         def block(state: TrainState, _: None) -> tuple[TrainState, tuple[EpisodeStats, UpdateStats]]:
@@ -202,8 +215,8 @@ class Loop:
         return state, Metrics(
             env_steps=jnp.copy(state.members.env_steps),
             updates=jnp.copy(state.members.updates),
-            episodes=jax.tree.map(lambda x: x.sum(axis=(0, 1)), episodes),
-            update=replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay),
+            episodes=total(jax.tree.map(lambda x: x.sum(axis=(0, 1)), episodes), self.shards),
+            update=mean(replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay), self.shards),
         )
 
 
@@ -213,18 +226,22 @@ def build(config: Config, task: Task) -> Loop:
     Raises:
         ConfigError: an update ratio that the number of environments can't meet.
     """
+    parts = config.devices
+    limit, spread = config.episode_limit, config.spread_phases
     return Loop(
-        env=VectorEnv(task, config.num_envs, config.episode_limit, config.spread_phases),
+        env=VectorEnv(task, config.num_envs // parts, limit, spread),
         td3=TD3(
             Actor(config.hidden_sizes, task.action_size, config.compute_dtype),
             Critic(config.hidden_sizes, config.num_critics, config.num_atoms, config.compute_dtype),
             config.policy_delay,
+            parts,
         ),
         schedule=make_schedule(config),
-        batch_size=config.batch_size,
-        capacity=config.capacity,
+        batch_size=config.batch_size // parts,
+        capacity=config.capacity // parts,
         n_step=config.n_step,
         normalize_obs=config.normalize_obs,
+        shards=parts,
     )
 
 
@@ -232,3 +249,14 @@ def init(loop: Loop, config: Config, key: jax.Array) -> TrainState:
     """The state of a single run: one member, with ``key`` []."""
     hyper = jax.tree.map(lambda x: x[None], make_hyper(config))
     return loop.init(key[None], hyper)
+
+
+def jit_init(loop: Loop, config: Config) -> Any:
+    """``key [] -> state``: :func:`init` on all shards, jitted."""
+    return shards.jit(lambda key: init(loop, config, key), loop.shards, out_specs=shards.STATE)
+
+
+def jit_chunk(loop: Loop) -> Any:
+    """``state -> (state, metrics)``: :meth:`Loop.train_chunk` on all shards, jitted, the state donated."""
+    specs = (shards.STATE, shards.ALIKE)
+    return shards.jit(loop.train_chunk, loop.shards, specs[:1], specs, donate_argnums=(0,))

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from td3_brax.shards import total
 from td3_brax.state import ObsStats, Params
 
 OBS_CLIP = 10.0
@@ -168,14 +169,14 @@ def init_obs_stats(obs_size: int) -> ObsStats:
     return ObsStats(count=jnp.zeros(()), mean=jnp.zeros(obs_size), square_sum=jnp.zeros(obs_size))
 
 
-def update_obs_stats(stats: ObsStats, obs: jax.Array, valid: jax.Array) -> ObsStats:
-    """Add the observations [N, O] whose ``valid`` [N] is 1 (Chan, Golub, LeVeque 1983, equation 2.1)."""
-    added = valid.sum()
-    count = jnp.maximum(stats.count + added, 1.0)
+def update_obs_stats(stats: ObsStats, obs: jax.Array, valid: jax.Array, shards: int = 1) -> ObsStats:
+    """Add all shards' observations [N, O] whose ``valid`` [N] is 1 (Chan, Golub, LeVeque 1983, eq. 2.1)."""
     weight = valid[:, None]
-    mean_added = (weight * obs).sum(axis=0) / jnp.maximum(added, 1.0)
+    added, sum_added = total((valid.sum(), (weight * obs).sum(axis=0)), shards)
+    count = jnp.maximum(stats.count + added, 1.0)
+    mean_added = sum_added / jnp.maximum(added, 1.0)
     delta = mean_added - stats.mean
-    square_sum_added = (weight * (obs - mean_added) ** 2).sum(axis=0)
+    square_sum_added = total((weight * (obs - mean_added) ** 2).sum(axis=0), shards)
     return ObsStats(
         count=stats.count + added,
         mean=stats.mean + delta * added / count,

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from td3_brax.config import ConfigError
+from td3_brax.shards import shard_shapes
 
 GB = 1e9
 
@@ -32,19 +33,26 @@ def device_bytes(device: jax.Device) -> int | None:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_state(state: Any, device: jax.Device) -> None:
+def sharing(shards: int, device: jax.Device) -> int:
+    """How many shards the memory that :func:`device_bytes` names is for: a CPU's devices share theirs."""
+    return shards if device.platform == "cpu" else 1
+
+
+def check_state(state: Any, shards: int, device: jax.Device) -> None:
     """Refuse a state (shapes suffice) that does not fit, before anything is compiled.
 
     Raises:
         ConfigError: names the largest part's option and the largest replay that fits.
     """
-    there, needed = device_bytes(device), tree_bytes(state)
+    there, times = device_bytes(device), sharing(shards, device)
+    part = shard_shapes(state, shards)
+    needed = tree_bytes(part) * times
     if there is None or needed <= there:
         return
-    replay = tree_bytes(state.replay)
+    replay = tree_bytes(part.replay) * times
     rest = needed - replay
     if rest > there:
-        envs, networks = tree_bytes(state.members.env), tree_bytes(state.members.learner)
+        envs, networks = (tree_bytes(x) * times for x in (part.members.env, part.members.learner))
         raise ConfigError(
             "num_envs",
             state.members.env.steps.shape[1],
@@ -66,13 +74,14 @@ def workspace_bytes(compiled: jax.stages.Compiled) -> int:
     return int(analysis.temp_size_in_bytes) if analysis else 0
 
 
-def check_program(state: Any, workspace: int, device: jax.Device) -> None:
-    """Refuse a compiled program whose state and workspace (bytes) do not fit, before allocating.
+def check_program(state: Any, workspace: int, shards: int, device: jax.Device) -> None:
+    """Refuse a compiled program whose state and workspace (bytes per shard) do not fit, before allocating.
 
     Raises:
         ConfigError: says what to lower.
     """
-    there, needed = device_bytes(device), tree_bytes(state)
+    there, times = device_bytes(device), sharing(shards, device)
+    workspace, needed = workspace * times, tree_bytes(shard_shapes(state, shards)) * times
     if there is not None and needed + workspace > there:
         raise ConfigError(
             "num_envs",

@@ -13,11 +13,12 @@ import jax
 import jax.monitoring
 import numpy as np
 
-from td3_brax import __version__, evaluate, loop, plan
+from td3_brax import __version__, evaluate, loop, plan, shards
 from td3_brax.config import Config
 from td3_brax.envs.brax import BraxTask
 from td3_brax.networks import OBS_CLIP, deviation
 from td3_brax.policy import Policy
+from td3_brax.state import ObsStats, Params
 from td3_brax.tracking import Display, Report, duration
 
 
@@ -50,40 +51,42 @@ class Program:
                 "makes a GPU wait for the host; ant and humanoid, or --backend spring, have none"
             )
         device = jax.devices()[0]
-        shapes = jax.eval_shape(lambda: loop.init(self.loop, config, jax.random.key(0)))
-        plan.check_state(shapes, device)
-
-        def greedy(members: Any, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-            actor, stats = jax.tree.map(lambda x: x[0], (members.learner.actor_eval, members.obs_stats))
-            return evaluate.greedy_returns(
-                self.task,
-                self.loop.policy(actor, stats),
-                key,
-                config.eval_episodes,
-                config.time_limit,
-            )
-
-        display.line(f"compiling for {device.device_kind}")
-        began = time.perf_counter()
         key = jax.random.key(config.seed)
-        init = jax.jit(lambda key: loop.init(self.loop, config, key)).lower(key)
-        chunk = jax.jit(self.loop.train_chunk, donate_argnums=0).lower(shapes)
-        score = jax.jit(greedy).lower(shapes.members, key)
+        make, chunk = loop.jit_init(self.loop, config), loop.jit_chunk(self.loop)
+        shapes = jax.eval_shape(make, key)
+        plan.check_state(shapes, config.devices, device)
+
+        def greedy(actor: Params, stats: ObsStats, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+            actor, stats = jax.tree.map(lambda x: x[0], (actor, stats))
+            return evaluate.greedy_returns(self.task, self.loop.policy(actor, stats), keys, config.time_limit)
+
+        score = shards.jit(greedy, config.devices, (shards.ALIKE, shards.ALIKE, shards.SPLIT), shards.SPLIT)
+        many = f"{config.devices} of " if config.devices > 1 else ""
+        display.line(f"compiling for {many}{device.device_kind}")
+        began = time.perf_counter()
+        actor, stats = shapes.members.learner.actor_eval, shapes.members.obs_stats
+        lowered = (chunk.lower(shapes), score.lower(actor, stats, self._eval_keys(0)), make.lower(key))
         traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
-            self._chunk, self._score, make = pool.map(lambda lowered: lowered.compile(), (chunk, score, init))
+            self._chunk, self._score, make = pool.map(lambda x: x.compile(), lowered)
         self.compile_s = time.perf_counter() - began
         self.cached = not misses
         workspace = max(plan.workspace_bytes(program) for program in (self._chunk, self._score))
-        plan.check_program(shapes, workspace, device)
-        held, ring = plan.tree_bytes(shapes) / plan.GB, plan.tree_bytes(shapes.replay) / plan.GB
+        plan.check_program(shapes, workspace, config.devices, device)
+        part = shards.shard_shapes(shapes, config.devices)
+        held, ring = plan.tree_bytes(part) / plan.GB, plan.tree_bytes(part.replay) / plan.GB
         source = ", the rest from the cache" if self.cached else ""
         display.line(
             f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
-            f"{held:.2f} GB on {device.device_kind}, of which replay {ring:.2f} GB"
+            f"{held:.2f} GB on {'each' if many else device.device_kind}, of which replay {ring:.2f} GB"
         )
         self.state = make(key)
-        self._eval_key = jax.random.key(config.seed + 2**31)
+
+    def _eval_keys(self, env_steps: int) -> jax.Array:
+        """A key for each episode of the evaluation at ``env_steps``, rounded up to equal parts of devices."""
+        key = jax.random.fold_in(jax.random.key(self.config.seed + 2**31), env_steps)
+        devices = self.config.devices
+        return jax.random.split(key, -(-self.config.eval_episodes // devices) * devices)
 
     def run_chunk(self) -> Report:
         """Advance by one chunk; what it reports."""
@@ -116,8 +119,9 @@ class Program:
     def evaluate(self, env_steps: int) -> Report:
         """Greedy returns of the present policy."""
         began = time.perf_counter()
-        key = jax.random.fold_in(self._eval_key, env_steps)
-        returns, lengths = jax.device_get(self._score(self.state.members, key))
+        members, episodes = self.state.members, self.config.eval_episodes
+        scored = self._score(members.learner.actor_eval, members.obs_stats, self._eval_keys(env_steps))
+        returns, lengths = (x[:episodes] for x in jax.device_get(scored))
         return {
             "eval/return_mean": float(returns.mean()),
             "eval/return_std": float(returns.std()),

@@ -45,9 +45,14 @@ def histogram(target: jax.Array, value_range: jax.Array, bins: int) -> jax.Array
     return (below[:, 1:] - below[:, :-1]) / (below[:, -1:] - below[:, :1])
 
 
-def follow(value_range: jax.Array, target: jax.Array) -> jax.Array:
-    """The range [2] after a step towards that of the targets [B]."""
-    least, most = target.min(), target.max()
+def extremes(target: jax.Array) -> jax.Array:
+    """[2] least and most of the targets [B]."""
+    return jnp.stack([target.min(), target.max()])
+
+
+def follow(value_range: jax.Array, seen: jax.Array) -> jax.Array:
+    """The range [2] after a step towards the extremes [2] of the targets."""
+    least, most = seen
     room = MARGIN * (most - least)
     step = jnp.stack([least - room, most + room]) - value_range
     outwards = step * jnp.array([-1, 1]) > 0

@@ -203,15 +203,15 @@ def test_members_are_what_they_would_be_alone():
 def test_too_little_memory_is_said_before_compiling_and_before_allocating(monkeypatch):
     _, state, _ = start(replay_capacity=1_000_000)
     device = jax.devices()[0]
-    check_state(state, device)
+    check_state(state, 1, device)
     there = tree_bytes(state) // 2
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: there)
     with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB .* lower it to (\d+)") as caught:
-        check_state(state, device)
+        check_state(state, 1, device)
     suggested = int(str(caught.value).split("lower it to ")[1].split()[0])
     _, smaller, _ = start(replay_capacity=suggested)
-    check_state(smaller, device)
+    check_state(smaller, 1, device)
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: tree_bytes(state) + 10)
     with pytest.raises(ConfigError, match=r"workspace .* GB .* lower num_envs"):
-        check_program(state, 11, device)
-    check_program(state, 10, device)
+        check_program(state, 11, 1, device)
+    check_program(state, 10, 1, device)

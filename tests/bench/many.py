@@ -14,7 +14,7 @@ import numpy as np
 from td3_brax import loop as loops
 from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
-from td3_brax.train import prepare_jax
+from td3_brax.train import platform, prepare_jax
 
 OPTIONS = {
     "num_envs": 4096,
@@ -31,11 +31,11 @@ def peak_mib() -> float:
 
 def main() -> None:
     """Print a line per chunk; fail where anything is not finite."""
-    prepare_jax(False)
-    config = resolve(OPTIONS, "cpu")
+    prepare_jax()
+    config = resolve(OPTIONS, platform())
     loop = loops.build(config, BraxTask("ant"))
-    state = jax.jit(lambda: loops.init(loop, config, jax.random.key(config.seed)))()
-    chunk = jax.jit(loop.train_chunk, donate_argnums=0).lower(state).compile()
+    state = loops.jit_init(loop, config)(jax.random.key(config.seed))
+    chunk = loops.jit_chunk(loop).lower(state).compile()
     print(f"after compiling: peak {peak_mib():,.0f} MiB")
     for i in range(20):
         began = time.perf_counter()

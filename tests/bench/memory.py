@@ -12,26 +12,26 @@ from td3_brax import loop as loops
 from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
-from td3_brax.train import prepare_jax
+from td3_brax.shards import shard_shapes
+from td3_brax.train import platform, prepare_jax
 
 MIB = 2**20
 
 
 def main() -> None:
     """Print arguments + workspace + outputs - aliased, beside replay and environment states."""
-    prepare_jax(False)
+    prepare_jax()
     for num_envs in (128, 2048):
-        config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, "cpu")
+        config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, platform())
         loop = loops.build(config, BraxTask("ant"))
-        shapes = jax.eval_shape(
-            lambda loop=loop, config=config: loops.init(loop, config, jax.random.key(config.seed))
-        )
-        memory = jax.jit(loop.train_chunk, donate_argnums=0).lower(shapes).compile().memory_analysis()
+        shapes = jax.eval_shape(loops.jit_init(loop, config), jax.random.key(config.seed))
+        memory = loops.jit_chunk(loop).lower(shapes).compile().memory_analysis()
+        shapes = shard_shapes(shapes, loop.shards)
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes
         replay, envs = tree_bytes(shapes.replay), tree_bytes(shapes.members.env)
         print(
-            f"{num_envs} environments: {total / MIB:.1f} MiB = replay {replay / MIB:.1f} + environments "
+            f"{num_envs} environments on {loop.shards} devices, each {total / MIB:.1f} MiB = replay {replay / MIB:.1f} + environments "
             f"{envs / MIB:.1f} + {(total - replay - envs) / MIB:.1f} (workspace "
             f"{memory.temp_size_in_bytes / MIB:.1f}, aliased {memory.alias_size_in_bytes / MIB:.1f})"
         )

@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,20 +20,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from td3_brax import shards
 from td3_brax.config import Config, resolve
 from td3_brax.learner import TD3
 from td3_brax.loop import make_hyper
 from td3_brax.networks import Actor, Critic
 from td3_brax.state import Batch
-from td3_brax.train import platform
+from td3_brax.train import platform, prepare_jax
 
 OBS, ACTION, HIDDEN, BATCH, BLOCK, REPEATS = 27, 8, (256, 256), 256, 64, 7
 
 
-def ours(compute_dtype: str, num_atoms: int = 1, policy_delay: int = 2) -> Callable[[], None]:
-    """64 updates in one call."""
+def ours(
+    compute_dtype: str, num_atoms: int = 1, policy_delay: int = 2, devices: int = 1
+) -> Callable[[], None]:
+    """64 updates in one call; on more devices each takes a part of every batch."""
     actor = Actor(HIDDEN, ACTION, compute_dtype)
-    td3 = TD3(actor, Critic(HIDDEN, 2, num_atoms, compute_dtype), policy_delay)
+    td3 = TD3(actor, Critic(HIDDEN, 2, num_atoms, compute_dtype), policy_delay, devices)
     hyper = make_hyper(Config())
     rng = np.random.default_rng(0)
 
@@ -41,12 +45,16 @@ def ours(compute_dtype: str, num_atoms: int = 1, policy_delay: int = 2) -> Calla
 
     ones = jnp.ones((BLOCK, BATCH))
     batches = Batch(normal(OBS), jnp.tanh(normal(ACTION)), normal(), normal(OBS), 0 * ones, ones)
-    noise = normal(ACTION)
-    update = jax.jit(lambda learner: td3.update_block(learner, hyper, batches, noise, True), donate_argnums=0)
-    learner = [td3.init(jax.random.key(0), OBS, ACTION)]
+
+    def run(learner: Any, batches: Batch, noise: jax.Array) -> Any:
+        return td3.update_block(learner, hyper, batches, noise, True)
+
+    specs = (shards.ALIKE, shards.SPLIT_SECOND, shards.SPLIT_SECOND)
+    update = shards.jit(run, devices, specs, shards.ALIKE, donate_argnums=(0,))
+    learner, noise = [td3.init(jax.random.key(0), OBS, ACTION)], normal(ACTION)
 
     def call() -> None:
-        learner[0], stats = update(learner[0])
+        learner[0], stats = update(learner[0], batches, noise)
         jax.block_until_ready(stats)
 
     return call
@@ -127,11 +135,14 @@ def pytorch() -> Callable[[], None] | None:
 
 def main() -> None:
     """Print the table."""
+    prepare_jax()
     quick = resolve({}, platform())
     contenders = {
         "td3-brax": ours("float32"),
         "td3-brax, bfloat16": ours("bfloat16"),
-        "td3-brax, quick": ours(quick.compute_dtype, quick.num_atoms, quick.policy_delay),
+        "td3-brax, 2 devices": ours("float32", devices=2),
+        "and bfloat16": ours("bfloat16", devices=2),
+        "td3-brax, quick": ours(quick.compute_dtype, quick.num_atoms, quick.policy_delay, quick.devices),
         "matrix products": products(),
     }
     if (peer := pytorch()) is not None:
@@ -144,7 +155,7 @@ def main() -> None:
             if repeat:
                 times[name].append(time.perf_counter() - began)
     rates = {name: BLOCK / statistics.median(t) for name, t in times.items()}
-    beside = [name for name in rates if not name.startswith("td3-brax")]
+    beside = [name for name in rates if not name.startswith(("td3-brax", "and"))]
     print(f"{'':<20} updates/s" + "".join(f"{'/ ' + name:>18}" for name in beside))
     for name, rate in rates.items():
         print(f"{name:<20} {rate:9.0f}" + "".join(f"{rate / rates[other]:18.2f}" for other in beside))
