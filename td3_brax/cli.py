@@ -147,6 +147,11 @@ def train_parser() -> Parser:
     parser.add_argument(
         "--config", metavar="FILE", help="options from a YAML or JSON file; those on the command line win"
     )
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with the run in this folder; auto: with that in --out, or start it if there is none",
+    )
     groups: dict[str, Any] = {}
     for name, field in FIELDS.items():
         group = field.metadata["group"]
@@ -183,17 +188,17 @@ def default_text(name: str) -> str:
     return "; ".join(parts)
 
 
-def parse_train(argv: Sequence[str]) -> dict[str, Any]:
-    """The options given, by name: those of ``--config``, then those on the command line.
+def parse_train(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """The options given, by name (those of ``--config``, then those on the command line), and ``--resume``.
 
     Raises:
         ConfigError: a value that can't be read.
         SystemExit: ``--help``, or an unknown option (code 2).
     """
     given = {name: value for name, value in vars(train_parser().parse(argv)).items() if value is not None}
-    path = given.pop("config", None)
+    path, resume = given.pop("config", None), given.pop("resume", None)
     explicit = load_config(path) if path else {}
-    return explicit | {name: coerce(name, value) for name, value in given.items()}
+    return explicit | {name: coerce(name, value) for name, value in given.items()}, resume
 
 
 def guarded(job: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:

@@ -66,12 +66,24 @@ def option(
     at_most: float | None = None,
     choices: tuple[str, ...] = (),
     words: Mapping[str, int] | None = None,
+    may_change: bool = False,
 ) -> Any:
-    """A dataclass field with what the command line says of it and the values (or words) it allows."""
+    """A dataclass field with what the command line says of it and the values (or words) it allows.
+
+    Args:
+        may_change: whether a run that goes on may have another value than before.
+    """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
     return dataclasses.field(
         default=default,
-        metadata={"group": group, "help": help, "choices": choices, "words": words or {}, **bounds},
+        metadata={
+            "group": group,
+            "help": help,
+            "choices": choices,
+            "words": words or {},
+            "may_change": may_change,
+            **bounds,
+        },
     )
 
 
@@ -87,6 +99,7 @@ class Config:
         "length of the run, in environment steps; rounded up to a whole report",
         above=0,
         at_most=MOST,
+        may_change=True,
     )
     out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)")
     devices: int = option(
@@ -174,15 +187,45 @@ class Config:
 
     report_every: int = option(5000, "evaluation", "environment steps between reports", above=0)
     eval_every: int = option(
-        5000, "evaluation", "environment steps between evaluations; rounded to whole reports", above=0
+        5000,
+        "evaluation",
+        "environment steps between evaluations; rounded to whole reports",
+        above=0,
+        may_change=True,
     )
-    eval_episodes: int = option(10, "evaluation", "episodes of each greedy evaluation", above=0)
+    eval_episodes: int = option(
+        10, "evaluation", "episodes of each greedy evaluation", above=0, may_change=True
+    )
     eval_tau: float = option(
         1.0,
         "evaluation",
         "step of the actor's Polyak averaging for evaluations and saved policies (1: the actor itself)",
         above=0,
         at_most=1,
+    )
+
+    checkpoint_every_min: float = option(
+        5.0,
+        "saving",
+        "minutes between checkpoints, and one at the end (0: none)",
+        at_least=0,
+        may_change=True,
+    )
+    checkpoint_keep: int = option(
+        2, "saving", "newest checkpoints that are kept while training", above=0, may_change=True
+    )
+    checkpoint_replay: bool = option(
+        True,
+        "saving",
+        "checkpoints hold the replay; without it they are small and not exact",
+        may_change=True,
+    )
+    on_nonfinite: str = option(
+        "stop",
+        "saving",
+        "what follows an update whose loss or gradient is not finite, and which is not made",
+        choices=("stop", "skip"),
+        may_change=True,
     )
 
     def __post_init__(self) -> None:

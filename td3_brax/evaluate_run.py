@@ -28,7 +28,7 @@ def job(argv: Sequence[str]) -> int:
     if policy.env != config.env:
         return fail(f"{args.run}: its policy is for {policy.env}, its config.json says {config.env}")
 
-    from td3_brax.train import prepare_jax
+    from td3_brax.device import prepare_jax
 
     prepare_jax(config.deterministic, config.devices)
     import jax

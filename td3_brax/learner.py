@@ -38,6 +38,11 @@ def adam_step(
     return keep_if(active, new, params), keep_if(active, new_opt, opt)
 
 
+def all_finite(tree: Any) -> jax.Array:
+    """[] whether every element is finite: one reduction for the whole tree."""
+    return jnp.isfinite(jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])).all()
+
+
 def keep_if(active: jax.Array, new: Any, old: Any) -> Any:
     """``new`` where ``active`` []; elementwise, so that it fuses with what made ``new``."""
     return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
@@ -100,8 +105,11 @@ class TD3:
     ) -> tuple[Learner, tuple[jax.Array, ...]]:
         """Steps 8 to 12, on a batch [B, ...] with the targets' outputs ``next_out`` [num_critics, B, K].
 
+        Where the loss or a gradient is not finite the update is not made.
+
         Returns:
-            the learner, and the critic loss, mean Q, mean target and share of targets out of range, each [].
+            the learner, and the critic loss, mean Q, mean target, share of targets out of range, and whether
+            the update was not made, each [].
         """
         value_range = learner.value_range
         # 8. Their minimum.
@@ -119,19 +127,22 @@ class TD3:
             return jnp.sum(jnp.mean(error, axis=1)), values.value(out, value_range).mean()
 
         (critic_loss, q_mean), grads = jax.value_and_grad(loss, has_aux=True)(learner.critic)
-        grads, seen = mean((grads, values.extremes(target)), self.shards)
+        grads, seen, shared_loss = mean((grads, values.extremes(target), critic_loss), self.shards)
+        fine = all_finite((grads, shared_loss))
+        skipped, active = active & ~fine, active & fine
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
         if self.critic.num_atoms > 1:
             after = values.follow(value_range, seen)
             learner = replace(learner, value_range=keep_if(active, after, value_range))
-        return learner, (critic_loss, q_mean, target.mean(), values.outside(target, value_range))
+        stats = (critic_loss, q_mean, target.mean(), values.outside(target, value_range))
+        return learner, (*(jnp.where(skipped, 0, x) for x in stats), skipped.astype(jnp.int32))
 
     def actor_step(
         self, learner: Learner, hyper: Hyper, batch: Batch, active: jax.Array
-    ) -> tuple[Learner, jax.Array]:
-        """Steps 13 to 15. Returns the learner and the actor loss []."""
+    ) -> tuple[Learner, tuple[jax.Array, jax.Array]]:
+        """Steps 13 to 15. Returns the learner, and the actor loss and whether it was not made, each []."""
         first = jax.tree.map(lambda leaf: leaf[:1], learner.critic)
         critic = self.critic.clone(num_critics=1)
 
@@ -141,7 +152,9 @@ class TD3:
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
-        grads = mean(grads, self.shards)
+        grads, shared_loss = mean((grads, actor_loss), self.shards)
+        fine = all_finite((grads, shared_loss))
+        skipped, active = active & ~fine, active & fine
         actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr, active)
         tau = jnp.where(active, hyper.tau, 0)
         return replace(
@@ -154,7 +167,7 @@ class TD3:
             critic_target=polyak(learner.critic_target, learner.critic, tau),
             # Beyond the paper, where eval_tau is 1: the average of the actor's steps (Polyak, Juditsky 1992).
             actor_eval=polyak(learner.actor_eval, actor, jnp.where(active, hyper.eval_tau, 0)),
-        ), actor_loss
+        ), (jnp.where(skipped, 0, actor_loss), skipped.astype(jnp.int32))
 
     def update_block(
         self,
@@ -178,7 +191,7 @@ class TD3:
             the learner, and sums of the statistics over the updates.
         """
         delay, total = self.policy_delay, noise.shape[0]
-        actor_losses: list[jax.Array] = []
+        actor_stats: list[tuple[jax.Array, ...]] = []
         critic_stats: list[tuple[jax.Array, ...]] = []
 
         def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, tuple[Any, Any]]:
@@ -191,8 +204,8 @@ class TD3:
                 learner, stats = self.critic_step(learner, hyper, batch, out, active)
                 critics.append(stats)
                 if (done + i + 1) % delay == 0:
-                    learner, actor_loss = self.actor_step(learner, hyper, batch, active)
-                    actors.append(actor_loss)
+                    learner, stats = self.actor_step(learner, hyper, batch, active)
+                    actors.append(stats)
             return learner, (critics, actors)
 
         def take(start: int, stop: int) -> Any:
@@ -205,25 +218,27 @@ class TD3:
         if head:
             learner, (critics, actors) = updates(learner, take(0, head), done)
             critic_stats += critics
-            actor_losses += actors
+            actor_stats += actors
         if cycles:
             xs = jax.tree.map(lambda x: x.reshape((cycles, delay, *x.shape[1:])), take(head, tail))
             learner, (critics, actors) = jax.lax.scan(lambda c, x: updates(c, x, 0), learner, xs)
             critic_stats += critics
-            actor_losses += actors
+            actor_stats += actors
         if tail < total:
             learner, (critics, actors) = updates(learner, take(tail, total), 0)
             critic_stats += critics
-            actor_losses += actors
+            actor_stats += actors
 
         def total_of(parts: list[jax.Array]) -> jax.Array:
             return sum((jnp.sum(part) for part in parts), start=jnp.zeros(()))
 
-        loss, q, target_q, outside = (total_of([s[i] for s in critic_stats]) for i in range(4))
+        loss, q, target_q, outside, skipped = (total_of([s[i] for s in critic_stats]) for i in range(5))
+        actor_loss, actor_skipped = (total_of([s[i] for s in actor_stats]) for i in range(2))
         return learner, UpdateStats(
             critic_loss=loss,
-            actor_loss=total_of(actor_losses),
+            actor_loss=actor_loss,
             q_mean=q,
             target_q_mean=target_q,
             target_q_outside=outside,
+            skipped=skipped + actor_skipped,
         )

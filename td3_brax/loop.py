@@ -211,12 +211,14 @@ class Loop:
             return jax.lax.scan(block, self.refill(state), length=s.blocks)
 
         state, (episodes, stats) = jax.lax.scan(group, state, length=s.groups)
-        stats = jax.tree.map(lambda x: x.sum(axis=(0, 1)) / s.total_updates, stats)
+        sums = jax.tree.map(lambda x: x.sum(axis=(0, 1)), stats)
+        stats = jax.tree.map(lambda x: x / s.total_updates, sums)
+        stats = mean(replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay), self.shards)
         return state, Metrics(
             env_steps=jnp.copy(state.members.env_steps),
             updates=jnp.copy(state.members.updates),
             episodes=total(jax.tree.map(lambda x: x.sum(axis=(0, 1)), episodes), self.shards),
-            update=mean(replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay), self.shards),
+            update=replace(stats, skipped=sums.skipped),
         )
 
 

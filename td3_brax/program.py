@@ -13,7 +13,7 @@ import jax
 import jax.monitoring
 import numpy as np
 
-from td3_brax import __version__, evaluate, loop, plan, shards
+from td3_brax import __version__, checkpoint, evaluate, loop, plan, shards
 from td3_brax.config import Config
 from td3_brax.envs.brax import BraxTask
 from td3_brax.networks import OBS_CLIP, deviation
@@ -80,7 +80,37 @@ class Program:
             f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
             f"{held:.2f} GB on {'each' if many else device.device_kind}, of which replay {ring:.2f} GB"
         )
-        self.state = make(key)
+        self.replay_bytes = plan.tree_bytes(shapes.replay)
+        self._make, self._shapes, self._line = make, shapes, display.line
+        self.state: Any = None
+
+    def begin(self) -> None:
+        """Start at the beginning."""
+        self.state = self._make(jax.random.key(self.config.seed))
+
+    def restore(self, arrays: checkpoint.Arrays) -> None:
+        """Go on from a checkpoint's arrays.
+
+        Raises:
+            CheckpointError: they are not this program's.
+        """
+        arrays = arrays | {
+            ".members.hyper.total_env_steps": np.array([self.config.total_env_steps], np.int32)
+        }
+        if checkpoint.REPLAY not in arrays:
+            rows = self._shapes.replay.rows
+            waits = max(self.config.warmup_env_steps, self.config.batch_size)
+            self._line(
+                f"note: the checkpoint holds no replay: updates wait for {waits:,} new steps, and what "
+                "follows is not what it would have been"
+            )
+            arrays |= {
+                checkpoint.REPLAY: np.zeros(rows.shape, rows.dtype),
+                ".replay.position": np.zeros((), np.int32),
+                ".replay.size": np.zeros(1, np.int32),
+                ".members.hyper.learn_from": arrays[".members.env_steps"] + np.int32(waits),
+            }
+        self.state = checkpoint.to_device(arrays, self._shapes, self._chunk.input_shardings[0][0])
 
     def _eval_keys(self, env_steps: int) -> jax.Array:
         """A key for each episode of the evaluation at ``env_steps``, rounded up to equal parts of devices."""
@@ -112,6 +142,7 @@ class Program:
             "q/target_outside": (
                 m.update.target_q_outside if m.updates and self.config.num_atoms > 1 else None
             ),
+            "update/skipped": m.update.skipped,
             "time/env_steps_per_s": schedule.env_steps / seconds,
             "time/updates_per_s": schedule.total_updates / seconds,
         }

@@ -167,6 +167,8 @@ class UpdateStats:
     target_q_mean: jax.Array
     target_q_outside: jax.Array
     """Share of the targets beyond the range of the critics' atoms."""
+    skipped: jax.Array
+    """Updates, of critics or actor, that were not made: their loss or gradient was not finite."""
 
 
 @flax.struct.dataclass

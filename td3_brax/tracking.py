@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +29,65 @@ def duration(seconds: float) -> str:
 
 
 class JsonLines:
-    """``metrics.jsonl``: one object per report, whole lines only, flushed at once."""
+    """``metrics.jsonl``: one object per report, whole lines only, written at once.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("x", encoding="utf-8")
+    What can't be written (a full disk) is kept and tried again with the next line.
+    """
+
+    def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        self._path, self._warn, self._failing = path, warn, False
+        self._end = os.fstat(self._file).st_size
+        self._pending = ""
+        self._last = (self._end, "")
+
+    @property
+    def tail(self) -> tuple[int, str]:
+        """A place in the file, in bytes, and the text that belongs there: all that may not be on disk."""
+        return (self._end, self._pending) if self._pending else self._last
 
     def write(self, report: Report) -> None:
         """Append one report; what is not finite becomes null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
-        self._file.write(json.dumps(clean) + "\n")
-        self._file.flush()
+        self._append(json.dumps(clean) + "\n")
+
+    def rewrite_last(self, report: Report) -> None:
+        """Put ``report`` in the place of the last line."""
+        self.go_back(self._last[0], "")
+        self.write(report)
+
+    def go_back(self, place: int, text: str) -> None:
+        """What was ``tail`` once is so again."""
+        self._pending = self._pending[: max(place - self._end, 0)]
+        if place < self._end:
+            os.ftruncate(self._file, place)
+            self._end = place
+        if text:
+            self._append(text)
+
+    def _append(self, text: str) -> None:
+        self._last = (self._end + len(self._pending), text)
+        self._pending += text
+        data, done = self._pending.encode("ascii"), 0
+        try:
+            while done < len(data):
+                done += os.pwrite(self._file, data[done:], self._end + done)
+            self._failing = False
+        except OSError as error:
+            done = data.rfind(b"\n", 0, done) + 1
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end + done)
+            if not self._failing:
+                self._warn(
+                    f"warning: {self._path}: {error.strerror}; its lines wait until they can be written"
+                )
+            self._failing = True
+        self._end += done
+        self._pending = self._pending[done:]
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        os.close(self._file)
 
 
 class Display:
@@ -50,6 +97,7 @@ class Display:
         self.console = Console(highlight=False, soft_wrap=True)
         self._total = total_env_steps
         self._began = time.perf_counter()
+        self._first = 0
         self._best = -math.inf
         self._last: float | None = None
         self._progress: Progress | None = None
@@ -67,9 +115,9 @@ class Display:
         """One line of text, above the bar if there is one."""
         self.console.print(text, markup=False)
 
-    def begin(self) -> None:
-        """Training starts now: rates and time left count from here."""
-        self._began = time.perf_counter()
+    def begin(self, env_steps: int = 0, best: float = -math.inf) -> None:
+        """Training starts, or goes on, now: rates and time left count from here."""
+        self._began, self._first, self._best = time.perf_counter(), env_steps, best
         if self._progress:
             self._progress.start()
 
@@ -77,7 +125,7 @@ class Display:
         """One report: move the bar; a line for an evaluation (for every report without a terminal)."""
         steps = int(report["env_steps"])
         spent = time.perf_counter() - self._began
-        left = duration(spent / steps * max(self._total - steps, 0))
+        left = duration(spent / max(steps - self._first, 1) * max(self._total - steps, 0))
         speed = f"{report['time/env_steps_per_s']:,.0f} steps/s"
         evaluated = "eval/return_mean" in report
         if evaluated:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.util
-import json
 import math
 import os
 import signal
@@ -13,108 +10,26 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from td3_brax import __version__, folder
+from td3_brax.checkpoint import CheckpointError, Checkpoints
 from td3_brax.cli import guarded, parse_train
 from td3_brax.config import CPU_DEVICES, Config, ConfigError, resolve
+from td3_brax.device import on_devices, platform, prepare_jax
+from td3_brax.folder import Outcome, Start
 from td3_brax.policy import save_policy
 from td3_brax.schedule import make_schedule
 from td3_brax.tracking import Display, JsonLines, Report, duration
 
-if TYPE_CHECKING:
-    from td3_brax.program import Program
-
 INTERRUPTED = 130
+"""Ctrl-C, or W&B's own stop: not to be started again."""
+PREEMPTED = 75
+"""SIGTERM, and all is saved: start me again with --resume."""
+TERMINATED = 143
+"""SIGTERM, of a run without checkpoints."""
 DIVERGED = 1
-
-
-def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None:
-    """Settings that must stand before JAX starts. The user's own ``XLA_FLAGS`` win.
-
-    Args:
-        devices: of a CPU; 0 for as many as it has cores.
-    """
-    # Independent operations on different cores: 1.2 times the rate of `quick` on two.
-    wanted = ["--xla_cpu_enable_concurrency_optimized_scheduler=true"]
-    if deterministic:
-        wanted += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
-    flags = os.environ.get("XLA_FLAGS", "")
-    added = [flag for flag in wanted if flag.partition("=")[0] not in flags]
-    os.environ["XLA_FLAGS"] = " ".join([flags, *added]).strip()
-    files = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
-    if importlib.util.find_spec("jax_cuda13_plugin") and not any(map(os.path.exists, files)):
-        os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin would report at length that it found none
-    import jax
-
-    if "xla_force_host_platform_device_count" not in flags:
-        with contextlib.suppress(RuntimeError):  # JAX has started: what there is stays
-            jax.config.update("jax_num_cpu_devices", devices or cores())
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "td3-brax", "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def platform() -> str:
-    """Of ``PLATFORMS``, the one that this is; ``gpu`` for any accelerator."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return "gpu"
-    with contextlib.suppress(OSError):
-        return "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "cpu"
-    return "cpu"
-
-
-def on_devices(config: Config) -> Config:
-    """``config`` with the number of devices in place of ``all``.
-
-    Raises:
-        ConfigError: fewer are there than it asks for.
-    """
-    import jax
-
-    there = len(jax.devices())
-    if config.devices > there:
-        raise ConfigError("devices", config.devices, f"there {'is' if there == 1 else 'are'} {there}")
-    return dataclasses.replace(config, devices=config.devices or there)
-
-
-def make_run_folder(config: Config) -> Path:
-    """Create the run's folder, which must not hold a run yet, and prove that it can be written.
-
-    Raises:
-        ConfigError: it holds a run, or can't be written.
-    """
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = config.out or f"runs/{config.env}-{config.preset}-s{config.seed}-{stamp}"
-    out = Path(name)
-    if any((out / file).exists() for file in ("config.json", "metrics.jsonl")):
-        raise ConfigError(
-            "out", name, "holds a run already, which is never overwritten; choose another folder"
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n")
-    except OSError as error:
-        raise ConfigError("out", name, f"can't be written ({error.strerror})") from None
-    return out
-
-
-def discard(out: Path) -> None:
-    """Remove a run's folder that holds the options only, and ``runs`` if that leaves it empty."""
-    with contextlib.suppress(OSError):
-        (out / "config.json").unlink()
-        out.rmdir()
-        if out.parent.name == "runs":
-            out.parent.rmdir()
 
 
 def _say(text: str) -> None:
@@ -122,141 +37,259 @@ def _say(text: str) -> None:
     os.write(2, f"{text}\n".encode())
 
 
-@dataclass
-class Outcome:
-    """How a run ended."""
+class Signals:
+    """Ctrl-C (SIGINT) and preemption (SIGTERM), and the exit code each leads to.
 
-    out: Path
-    code: int
-    env_steps: int
-    wall_s: float
-    return_mean: float
-    return_std: float
-    best: float
-    best_env_steps: int
-
-
-class Interrupt:
-    """Ctrl-C. Before training: leave at once. While training: after the chunk; more of them do no harm.
-
+    Before training: leave at once. While training: after the chunk; more of them do no harm.
     The handler acts by itself, rather than by raising: an exception raised inside a library's import or
     callback may be swallowed there. Outside the main thread, where Python takes no signals, it does nothing.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.code = 0
+        """What was asked for: ``INTERRUPTED``, ``PREEMPTED``, or 0 for neither yet."""
         self.training = False
-        self.out: Path | None = None
-        """The run's folder, once it is made."""
-        self._before: Any = None
+        self.new: Path | None = None
+        """The folder of a new run, once it is made."""
+        self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Interrupt:
+    def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._act)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._act)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-    def _act(self, *_: object) -> None:
+    def _act(self, number: int, _: object) -> None:
+        code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
         if not self.training:
-            if self.out is not None:
-                discard(self.out)
-            _say("td3-brax: stopped before training began; nothing is kept")
-            os._exit(INTERRUPTED)  # do not wait for the compiler's threads
-        if not self.asked:
+            if self.new is not None:
+                folder.discard(self.new)
+            _say("td3-brax: stopped before training began; nothing is lost")
+            os._exit(code)  # do not wait for the compiler's threads
+        if not self.code:
             _say("stopping after this chunk; what was learnt is saved")
-        self.asked = True
+            self.code = code
 
 
-def train(config: Config, out: Path, began: float, interrupt: Interrupt) -> Outcome:
-    """Run ``config`` into the folder ``out``; ``began`` is when the job started (perf_counter)."""
-    schedule = make_schedule(config)
-    display = Display(schedule.total_env_steps)
-    from td3_brax.program import Program
+class Run:
+    """A run in its folder, from its first chunk or from a checkpoint on."""
 
-    program = Program(config, display)
-    log = JsonLines(out / "metrics.jsonl")
-    result = Outcome(out, 0, 0, 0.0, math.nan, math.nan, -math.inf, 0)
-    display.line(
-        f"{config.env}: {schedule.total_env_steps:,} steps in {config.num_envs} environments, "
-        f"{schedule.updates} update{'s' * (schedule.updates > 1)} of {config.batch_size} after every "
-        f"{schedule.steps} vector step{'s' * (schedule.steps > 1)}; "
-        f"greedy evaluation every {schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {out}"
-    )
-    interrupt.training = True
-    display.begin()
-    for chunk in range(1, schedule.chunks + 1):
-        report = program.run_chunk()
-        result.env_steps = report["env_steps"]
-        losses = [report["loss/critic"], report["loss/actor"], report["q/mean"]]
-        if not all(loss is None or math.isfinite(loss) for loss in losses):
-            display.line(f"stopped: the losses are no longer finite at {result.env_steps:,} steps")
-            result.code = DIVERGED
-        last = chunk == schedule.chunks or interrupt.asked
-        if result.code == 0 and (last or chunk % schedule.chunks_per_eval == 0):
-            report |= program.evaluate(result.env_steps)
-            _keep(program, report, result)
-        result.wall_s = time.perf_counter() - began
-        report |= {"wall_s": result.wall_s, "time/compile_s": program.compile_s}
-        log.write(report)
-        display.show(report)
-        if last or result.code:
-            break
-    if interrupt.asked and result.env_steps < schedule.total_env_steps:
-        result.code = result.code or INTERRUPTED
-    log.close()
-    display.close()
-    _close(config, program, result, display)
-    return result
+    def __init__(self, config: Config, out: Path, start: Start | None, began: float) -> None:
+        """``began``: when the command started (``time.perf_counter``)."""
+        self.config, self.out, self.schedule = config, out, make_schedule(config)
+        self.display = Display(self.schedule.total_env_steps)
+        self.checkpoints = Checkpoints(out, config.checkpoint_keep)
+        self.state = Outcome()
+        self._began = self._saved = began
+        self._start = start
+        self._blocked_s = 0.0
+        self._told = False
+        if start:
+            self.state = start.outcome
+            self._began -= self.state.wall_s
+
+    def train(self, signals: Signals) -> int:
+        """All chunks that are left; returns the exit code."""
+        if self.state.chunk >= self.schedule.chunks:
+            self.display.line(f"{self.out} is complete: {self.state.env_steps:,} steps; nothing to do")
+            return 0
+        from td3_brax.program import Program
+
+        display, schedule, state = self.display, self.schedule, self.state
+        self.program = Program(self.config, display)
+        self.log = JsonLines(self.out / "metrics.jsonl", display.line)
+        if self._start:
+            self._go_on(self._start)
+            self._start = None
+        else:
+            self.program.begin()
+        display.line(
+            f"{self.config.env}: {schedule.total_env_steps:,} steps in {self.config.num_envs} environments, "
+            f"{schedule.updates} update{'s' * (schedule.updates > 1)} of {self.config.batch_size} after "
+            f"every {schedule.steps} vector step{'s' * (schedule.steps > 1)}; greedy evaluation every "
+            f"{schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {self.out}"
+        )
+        signals.training = True
+        self._saved = time.perf_counter()
+        display.begin(state.env_steps, state.best)
+        code = 0
+        while state.chunk < schedule.chunks and not code:
+            code = self._chunk(signals)
+        self.checkpoints.wait()
+        self._warn_of_saving()
+        if code == 0:
+            self.checkpoints.prune(1)
+        self.log.close()
+        display.close()
+        self._close(code)
+        return code
+
+    def _go_on(self, start: Start) -> None:
+        """Put everything back as it was at the checkpoint."""
+        folder.put_back(self.out, self.config, start.files)
+        self.log.go_back(*start.tail)
+        try:
+            self.program.restore(start.arrays)
+        except CheckpointError as error:
+            raise ConfigError("resume", str(self.out), f"its checkpoint does not fit: {error}") from None
+        line = self.display.line
+        line(f"going on from {self.state.env_steps:,} of {self.schedule.total_env_steps:,} steps")
+        for name, version in versions().items():
+            if start.versions.get(name) != version:
+                line(
+                    f"note: begun with {name} {start.versions.get(name)}, going on with {version}: "
+                    "not bit for bit"
+                )
+
+    def _chunk(self, signals: Signals) -> int:
+        """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
+        state, schedule, config = self.state, self.schedule, self.config
+        report = self.program.run_chunk()
+        before, state.env_steps, state.chunk = state.env_steps, report["env_steps"], state.chunk + 1
+        evaluated = state.chunk % schedule.chunks_per_eval == 0
+        stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
+        if evaluated and not stopped:
+            report |= self._evaluate()
+        report |= {
+            "wall_s": time.perf_counter() - self._began,
+            "time/compile_s": self.program.compile_s,
+            "time/checkpoint_s": self._blocked_s,
+        }
+        state.wall_s, self._blocked_s = report["wall_s"], 0.0
+        self.log.write(report)
+        if stopped:
+            self.display.line(
+                f"stopped: a loss or gradient was not finite, first between {before:,} and "
+                f"{state.env_steps:,} steps; that update was not made"
+            )
+            return DIVERGED
+        code = 0 if state.chunk == schedule.chunks else signals.code
+        self._warn_of_saving()
+        due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
+        if config.checkpoint_every_min and (due or code or state.chunk == schedule.chunks):
+            self._save()
+        elif code == PREEMPTED:
+            code = TERMINATED
+        if not evaluated and code != PREEMPTED and (code or state.chunk == schedule.chunks):
+            # Not a line that a run which was not stopped would have: it takes the last one's place.
+            self.log.rewrite_last(report := report | self._evaluate())
+        self.display.show(report)
+        return code
+
+    def _evaluate(self) -> Report:
+        """Score the present policy, and save it as the last one, and as the best if it is."""
+        state, report = self.state, self.program.evaluate(self.state.env_steps)
+        state.return_mean, state.return_std = report["eval/return_mean"], report["eval/return_std"]
+        policy = self.program.policy({"env_steps": state.env_steps, "return_mean": state.return_mean})
+        names = ["policy_last.npz"]
+        if state.return_mean > state.best:
+            state.best, state.best_env_steps = state.return_mean, state.env_steps
+            names.append("policy_best.npz")
+        for name in names:
+            try:
+                save_policy(policy, self.out / name)
+            except OSError as error:
+                self.display.line(f"warning: {self.out / name}: {error.strerror}; not saved")
+        return report | {"eval/return_best": state.best}
+
+    def _save(self) -> None:
+        """Begin a checkpoint; training waits for the copy, not for the disk."""
+        began = time.perf_counter()
+        size = self.checkpoints.save(
+            self.program.state,
+            {
+                "env_steps": self.state.env_steps,
+                "outcome": dataclasses.asdict(self.state),
+                "tail": self.log.tail,
+                "versions": versions(),
+            },
+            [self.out / "policy_best.npz", self.out / "policy_last.npz"],
+            self.config.checkpoint_replay,
+        )
+        self._saved = time.perf_counter()
+        self._blocked_s = self._saved - began
+        if not self._told:
+            self._told = True
+            replay = self.program.replay_bytes if self.config.checkpoint_replay else 0
+            self.display.line(
+                f"checkpoint of {size / 1e6:,.0f} MB, of which replay {replay / 1e6:,.0f} MB; "
+                f"training waited {self._blocked_s:.1f} s"
+            )
+
+    def _warn_of_saving(self) -> None:
+        if error := self.checkpoints.failure():
+            why = " ".join(str(error).split())[:200]
+            self.display.line(f"warning: the checkpoint could not be written ({why}); the one before stays")
+
+    def _close(self, code: int) -> None:
+        """The curve, and the closing line: what was reached, in how long, and what to do next."""
+        from td3_brax.report import save_curve
+
+        config, out, state, line = self.config, self.out, self.state, self.display.line
+        again = f"td3-brax train --resume {out}"
+        if code == PREEMPTED:
+            line(f"saved at {state.env_steps:,} steps in {out}; go on with: {again}")
+            return
+        try:
+            title = f"TD3 on brax {config.env} ({config.preset}, seed {config.seed})"
+            save_curve(out / "metrics.jsonl", out / "curve.png", config.env, title)
+        except OSError as error:
+            line(f"warning: {out / 'curve.png'}: {error.strerror}; not saved")
+        if math.isnan(state.return_mean):
+            line(f"nothing was learnt yet; the log is in {out}")
+            return
+        word = {0: "done", INTERRUPTED: "stopped early", DIVERGED: "diverged"}.get(code, "stopped early")
+        goes_on = code == INTERRUPTED and config.checkpoint_every_min
+        line(
+            f"{word}: greedy return {state.return_mean:,.0f} +- {state.return_std:,.0f} over "
+            f"{config.eval_episodes} episodes after {state.env_steps:,} steps (best {state.best:,.0f} at "
+            f"{state.best_env_steps:,}) in {duration(state.wall_s)}, of which compiling "
+            f"{duration(self.program.compile_s)}.\nsaved in {out}: policy_best.npz, policy_last.npz, "
+            f"curve.png, metrics.jsonl. Next: {again if goes_on else f'td3-brax eval {out}'}"
+        )
 
 
-def _keep(program: Program, report: Report, result: Outcome) -> None:
-    """Save the policy just evaluated as the last one, and as the best if it is."""
-    result.return_mean, result.return_std = report["eval/return_mean"], report["eval/return_std"]
-    meta = {"env_steps": result.env_steps, "return_mean": result.return_mean}
-    policy = program.policy(meta)
-    save_policy(policy, result.out / "policy_last.npz")
-    if result.return_mean > result.best:
-        result.best, result.best_env_steps = result.return_mean, result.env_steps
-        save_policy(policy, result.out / "policy_best.npz")
-    report["eval/return_best"] = result.best
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    import jax
 
-
-def _close(config: Config, program: Program, result: Outcome, display: Display) -> None:
-    """The curve, and the closing line: what was reached, in how long, and what to do next."""
-    from td3_brax.report import save_curve
-
-    out = result.out
-    title = f"TD3 on brax {config.env} ({config.preset}, seed {config.seed})"
-    save_curve(out / "metrics.jsonl", out / "curve.png", config.env, title)
-    if math.isnan(result.return_mean):
-        display.line(f"nothing was learnt yet; the log is in {out}")
-        return
-    state = {0: "done", INTERRUPTED: "stopped early", DIVERGED: "diverged"}[result.code]
-    display.line(
-        f"{state}: greedy return {result.return_mean:,.0f} +- {result.return_std:,.0f} over "
-        f"{config.eval_episodes} episodes after {result.env_steps:,} steps (best {result.best:,.0f} at "
-        f"{result.best_env_steps:,}) in {duration(result.wall_s)}, of which compiling "
-        f"{duration(program.compile_s)}.\nsaved in {out}: policy_best.npz, policy_last.npz, curve.png, "
-        f"metrics.jsonl. Next: td3-brax eval {out}"
-    )
+    return {"td3-brax": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind}
 
 
 def job(argv: Sequence[str]) -> int:
     """``td3-brax train``; returns the exit code."""
     began = time.perf_counter()
-    explicit = parse_train(argv)
+    explicit, resume = parse_train(argv)
+    run = folder.find(resume, explicit)
+    if run is not None:
+        explicit = folder.options(run, explicit)
     prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
-    with Interrupt() as interrupt:
+    with Signals() as signals:
         config = on_devices(resolve(explicit, platform()))
         make_schedule(config)
-        out = interrupt.out = make_run_folder(config)
+        if run is None:
+            return _start(config, signals, began)
+        with folder.hold(run):
+            start = folder.go_on(run, resume == "auto" and config.checkpoint_every_min > 0, print)
+            if start is None:
+                (run / "metrics.jsonl").unlink(missing_ok=True)
+                folder.put_back(run, config, {})
+            return Run(config, run, start, began).train(signals)
+
+
+def _start(config: Config, signals: Signals, began: float) -> int:
+    """A new run; its folder goes again where it can't begin."""
+    out = signals.new = folder.make(config)
+    with folder.hold(out):
         try:
-            return train(config, out, began, interrupt).code
+            return Run(config, out, None, began).train(signals)
         except ConfigError:
-            discard(out)
+            (out / "metrics.jsonl").unlink(missing_ok=True)
+            folder.discard(out)
             raise
 
 

@@ -49,7 +49,7 @@ from td3_brax.schedule import make_schedule
     ],
 )
 def test_a_value_is_read_in_the_form_it_is_given(argv: list[str], name: str, value: object) -> None:
-    parsed = parse_train(argv)
+    parsed = parse_train(argv)[0]
     assert parsed == {name: value}
     assert type(parsed[name]) is type(value)
 
@@ -81,10 +81,10 @@ def test_config_file_in_yaml_and_json_and_the_command_line_wins(tmp_path: Path) 
     (tmp_path / "c.yaml").write_text(YAML_FILE)
     (tmp_path / "c.json").write_text(json.dumps(expected))
     for file in ("c.yaml", "c.json"):
-        loaded = parse_train(["--config", str(tmp_path / file)])
+        loaded = parse_train(["--config", str(tmp_path / file)])[0]
         assert loaded == expected
         assert [type(v) for v in loaded.values()] == [type(v) for v in expected.values()]
-        over = parse_train(["--batch-size=7", f"--config={tmp_path / file}", "--env=ant"])
+        over = parse_train(["--batch-size=7", f"--config={tmp_path / file}", "--env=ant"])[0]
         assert over == expected | {"batch_size": 7, "env": "ant"}
 
 
@@ -125,7 +125,7 @@ def test_any_config_survives_its_own_json_and_the_command_line(
         return value if isinstance(value, str) else json.dumps(value)
 
     argv = [f"--{name.replace('_', '-')}={typed(value)}" for name, value in asdict(config).items()]
-    assert Config(**parse_train(argv)) == config
+    assert Config(**parse_train(argv)[0]) == config
 
 
 # The presets are the paper's and its authors'.
@@ -148,6 +148,7 @@ SHARED = {
     "target_noise_clip": 0.5,
     "normalize_obs": False,
     "spread_phases": False,
+    "devices": 1,
     "time_limit": 1000,
 }
 PAPER = SHARED | {
@@ -317,7 +318,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     def call(argv: list[str], main: Any = train.main, build: bool = False) -> str:
         with monkeypatch.context() as patch:
             if not build:
-                patch.setattr(train, "train", started)
+                patch.setattr(train.Run, "train", started)
             try:
                 code = main(argv)
             except SystemExit as stopped:

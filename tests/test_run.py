@@ -65,6 +65,8 @@ ALWAYS = {
     "time/env_steps_per_s",
     "time/updates_per_s",
     "time/compile_s",
+    "time/checkpoint_s",
+    "update/skipped",
 }
 EVALUATED = {
     "eval/return_mean",
@@ -150,7 +152,8 @@ def same_policies(a: Path, b: Path) -> bool:
 def test_a_run_writes_its_files(first: Run) -> None:
     assert first.code == 0
     names = {path.name for path in first.out.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "curve.png", "policy_best.npz", "policy_last.npz"}
+    files = {"config.json", "metrics.jsonl", "curve.png", "policy_best.npz", "policy_last.npz"}
+    assert names == files | {"checkpoints"}
     picture = (first.out / "curve.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture[-8:-4] == b"IEND"
@@ -244,14 +247,18 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(
     first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in first.out.iterdir()}
+
+    def contents() -> dict[Path, tuple[bytes, int]]:
+        files = [path for path in first.out.rglob("*") if path.is_file()]
+        return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
+
+    before = contents()
     assert train.main([*OPTIONS, f"--out={first.out}"]) == 2
     line = capsys.readouterr().err
     assert len(line.splitlines()) == 1
     assert f"--out={first.out}" in line
     assert "holds a run" in line
-    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in first.out.iterdir()}
-    assert after == before
+    assert contents() == before
     assert list(tmp_path.iterdir()) == []
 
 
@@ -262,7 +269,7 @@ def test_an_unwritable_folder_is_refused_before_compiling(
     def compiles(*_: object) -> None:
         raise AssertionError("the job was started")
 
-    monkeypatch.setattr(train, "train", compiles)
+    monkeypatch.setattr(train.Run, "train", compiles)
     (tmp_path / "file").write_text("mine")
     assert train.main([*OPTIONS, f"--out={tmp_path / name}"]) == 2
     line = capsys.readouterr().err
@@ -274,7 +281,7 @@ def test_an_unwritable_folder_is_refused_before_compiling(
 
 def test_eval_scores_a_run(first: Run, capsys: pytest.CaptureFixture[str]) -> None:
     def scored() -> tuple[float, float, float, float, float]:
-        before = {path.name: path.read_bytes() for path in first.out.iterdir()}
+        before = {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()}
         assert evaluate_run.main([str(first.out), "--episodes=16"]) == 0
         line = capsys.readouterr().out
         found = re.search(
@@ -283,7 +290,7 @@ def test_eval_scores_a_run(first: Run, capsys: pytest.CaptureFixture[str]) -> No
         )
         assert found, line
         assert "inverted_pendulum" in line
-        assert {path.name: path.read_bytes() for path in first.out.iterdir()} == before
+        assert {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()} == before
         mean, std, low, high, length = map(float, found.groups())
         return mean, std, low, high, length
 

@@ -21,10 +21,14 @@ def select(condition: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(leaf, new, old)
 
 
+RUNAWAY = 1e10
+"""Physics have run away beyond this: MuJoCo's own limit of positions, velocities and accelerations."""
+
+
 def all_finite(tree: Any) -> jax.Array:
-    """[N] whether every float of an environment is finite, for a tree with leaves [N, ...]."""
+    """[N] whether no float of an environment is infinite, NaN or runaway, for a tree with leaves [N, ...]."""
     finite = [
-        jnp.isfinite(leaf).reshape(leaf.shape[0], -1).all(axis=1)
+        (jnp.abs(leaf) < RUNAWAY).reshape(leaf.shape[0], -1).all(axis=1)
         for leaf in jax.tree.leaves(tree)
         if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
@@ -39,8 +43,8 @@ class VectorEnv:
     twice between two refills waits for the next: meanwhile its rows are marked not valid and counted as
     ``waited``. So no initial state is used twice, and a step needs no scatter and no branch.
 
-    An environment whose state, observation or reward is not finite is quarantined: its row is zeros
-    with a valid flag of 0, it takes a fresh state, and it is counted.
+    An environment whose state, observation or reward is not finite, or runaway, is quarantined: its row
+    is zeros with a valid flag of 0, it takes a fresh state, and it is counted.
     """
 
     def __init__(self, task: Task, num_envs: int, time_limit: int, spread_phases: bool = False) -> None:

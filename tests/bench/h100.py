@@ -20,7 +20,7 @@ from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
 
-config = resolve(parse_train(sys.argv[1:]), "gpu")
+config = resolve(parse_train(sys.argv[1:])[0], "gpu")
 began = time.perf_counter()
 program = loop.build(config, BraxTask(config.env, config.backend))
 state = jax.eval_shape(lambda: loop.init(program, config, jax.random.key(0)))

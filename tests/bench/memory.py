@@ -10,10 +10,10 @@ import jax
 
 from td3_brax import loop as loops
 from td3_brax.config import resolve
+from td3_brax.device import platform, prepare_jax
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
 from td3_brax.shards import shard_shapes
-from td3_brax.train import platform, prepare_jax
 
 MIB = 2**20
 
@@ -30,9 +30,10 @@ def main() -> None:
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes
         replay, envs = tree_bytes(shapes.replay), tree_bytes(shapes.members.env)
+        rest = total - replay - envs
         print(
-            f"{num_envs} environments on {loop.shards} devices, each {total / MIB:.1f} MiB = replay {replay / MIB:.1f} + environments "
-            f"{envs / MIB:.1f} + {(total - replay - envs) / MIB:.1f} (workspace "
+            f"{num_envs} environments on {loop.shards} devices, each {total / MIB:.1f} MiB = replay "
+            f"{replay / MIB:.1f} + environments {envs / MIB:.1f} + {rest / MIB:.1f} (workspace "
             f"{memory.temp_size_in_bytes / MIB:.1f}, aliased {memory.alias_size_in_bytes / MIB:.1f})"
         )
 

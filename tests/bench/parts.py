@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from td3_brax import loop as loops
 from td3_brax import shards
 from td3_brax.config import Config, resolve
+from td3_brax.device import platform, prepare_jax
 from td3_brax.envs.brax import BraxTask, brax_envs
 from td3_brax.schedule import REFILL_EVERY
-from td3_brax.train import platform, prepare_jax
 
 STEPS, REPEATS = 48, 7
 

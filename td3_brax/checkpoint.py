@@ -1,0 +1,200 @@
+"""The whole state of a run on disk, exactly: written in the background, whole or not, checked when read.
+
+RUN/checkpoints/<env_steps>/
+    state/          every array of the TrainState, by orbax
+    files/          the run's policies as they were
+    host.json       what the host knows: counters, best evaluation, where metrics.jsonl stood
+    checksums.json  SHA-256 of all of these: written last
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+FORMAT = 1
+FOLDER = "checkpoints"
+REPLAY = ".replay.rows"
+
+Arrays = dict[str, np.ndarray]
+"""Path of a leaf in the TrainState -> its values; a key is its data."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that can't be used; its text is one line."""
+
+
+def _raw(leaf: Any) -> Any:
+    """A leaf, or the data of a key."""
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def to_host(state: Any) -> Arrays:
+    """Copies of all leaves: the device's own may be written over as soon as this returns."""
+    leaves = jax.tree_util.tree_flatten_with_path(jax.tree.map(_raw, state))[0]
+    for _, leaf in leaves:
+        leaf.copy_to_host_async()
+    return {jax.tree_util.keystr(path): np.array(leaf, copy=True) for path, leaf in leaves}
+
+
+def to_device(arrays: Arrays, shapes: Any, shardings: Any) -> Any:
+    """The state that ``arrays`` hold, laid as ``shardings`` say.
+
+    Raises:
+        CheckpointError: they are not of ``shapes``.
+    """
+
+    def leaf(path: Any, shape: Any, sharding: Any) -> Any:
+        name = jax.tree_util.keystr(path)
+        raw = jax.eval_shape(_raw, shape)
+        value = arrays.get(name)
+        if value is None or value.shape != raw.shape or value.dtype != raw.dtype:
+            held = "none" if value is None else f"{value.dtype} {list(value.shape)}"
+            raise CheckpointError(f"{name} is {held} and should be {raw.dtype} {list(raw.shape)}")
+        if raw is not shape and jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
+            return jax.device_put(jax.random.wrap_key_data(jnp.asarray(value)), sharding)
+        return jax.device_put(value, sharding)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes, shardings)
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest ``keep`` are kept."""
+
+    def __init__(self, out: Path, keep: int) -> None:
+        self._folder = out / FOLDER
+        self._keep = keep
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def save(self, state: Any, host: Mapping[str, Any], files: list[Path], with_replay: bool) -> int:
+        """Copy ``state`` and write it in the background, after what is still being written.
+
+        Args:
+            host: what else is to be known; holds ``env_steps``.
+            files: copied as they are now, those that exist.
+        Returns:
+            the bytes copied.
+        """
+        self.wait()
+        arrays = to_host(state)
+        if not with_replay:
+            del arrays[REPLAY]
+        contents = {path.name: path.read_bytes() for path in files if path.exists()}
+        self._thread = threading.Thread(target=self._write, args=(arrays, dict(host), contents))
+        self._thread.start()
+        return sum(array.nbytes for array in arrays.values())
+
+    def wait(self) -> None:
+        """Until nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def failure(self) -> Exception | None:
+        """Why the last save failed, told once; None while it is being written."""
+        if self._thread is not None and self._thread.is_alive():
+            return None
+        error, self._error = self._error, None
+        return error
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest ``keep``."""
+        for old in saved(self._folder.parent)[keep:]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _write(self, arrays: Arrays, host: dict[str, Any], contents: dict[str, bytes]) -> None:
+        partial = self._folder / f".{host['env_steps']}.{os.getpid()}.tmp"
+        try:
+            clear(self._folder)
+            partial.mkdir(parents=True)
+            needed = sum(array.nbytes for array in arrays.values())
+            if shutil.disk_usage(partial).free < needed:
+                raise OSError(errno.ENOSPC, f"less than {needed / 1e6:,.0f} MB are free in {self._folder}")
+            _orbax().save((partial / "state").absolute(), arrays)
+            (partial / "files").mkdir()
+            for name, content in contents.items():
+                (partial / "files" / name).write_bytes(content)
+            (partial / "host.json").write_text(json.dumps(host | {"format": FORMAT}))
+            (partial / "checksums.json").write_text(json.dumps(checksums(partial)))
+            final = self._folder / str(host["env_steps"])
+            if final.exists():  # of a run that went on from here
+                shutil.rmtree(final)
+            partial.rename(final)
+            self.prune(self._keep)
+        except Exception as error:  # a full disk has many names: OSError, orbax's and tensorstore's own
+            self._error = error
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _orbax() -> Any:
+    """Orbax's own writer and reader of trees, without its chatter."""
+    import orbax.checkpoint as ocp
+
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors reach us as exceptions
+    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+
+
+def clear(folder: Path) -> None:
+    """Remove what a process that was killed left half-written."""
+    for partial in folder.glob(".*.tmp"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file in ``folder``, but for the list of them."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path != folder / "checksums.json":
+            with path.open("rb") as file:
+                sums[str(path.relative_to(folder))] = hashlib.file_digest(file, "sha256").hexdigest()
+    return sums
+
+
+def saved(out: Path) -> list[Path]:
+    """The folders of a run's checkpoints, newest first, whole or not."""
+    folders = (out / FOLDER).glob("[0-9]*") if (out / FOLDER).is_dir() else ()
+    return sorted((f for f in folders if f.name.isdigit()), key=lambda f: -int(f.name))
+
+
+def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
+    """Arrays, what the host knew, and the run's files. Nothing from the folder is executed.
+
+    Raises:
+        CheckpointError: not whole, changed since it was written, or of another format.
+    """
+    try:
+        listed = json.loads((folder / "checksums.json").read_text())
+        if listed != checksums(folder):
+            raise CheckpointError(f"{folder}: not whole, or changed since it was written")
+        host = json.loads((folder / "host.json").read_text())
+        if host["format"] != FORMAT:
+            raise CheckpointError(f"{folder}: format {host['format']}, this version reads {FORMAT}")
+        arrays = _orbax().restore((folder / "state").absolute(), restore_args=_as_numpy(folder))
+        contents = {path.name: path.read_bytes() for path in (folder / "files").iterdir()}
+    except CheckpointError:
+        raise
+    except Exception as error:  # whatever a damaged file makes json, orbax and tensorstore raise
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise CheckpointError(f"{folder}: not readable ({why})") from None
+    return arrays, host, contents
+
+
+def _as_numpy(folder: Path) -> dict[str, Any]:
+    import orbax.checkpoint as ocp
+
+    names = _orbax().metadata((folder / "state").absolute()).item_metadata.tree
+    return {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}

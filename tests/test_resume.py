@@ -1,0 +1,335 @@
+"""Nothing is lost: runs that are killed, preempted, damaged or out of disk go on as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_run import MODULE, OPTIONS, make_run, read_reports, same_policies, started, wait_for
+
+from td3_brax import checkpoint, folder, loop, train
+from td3_brax.learner import TD3
+from td3_brax.networks import Actor, Critic
+from td3_brax.state import Batch
+
+LONG = ["--total_env_steps=38400", "--eval_every=2560", "--checkpoint_every_min=0.005"]
+POLICIES = ("policy_best.npz", "policy_last.npz")
+
+
+def untimed(out: Path) -> list[dict[str, Any]]:
+    """A run's reports without what a clock says."""
+    reports = read_reports(out)
+    return [{k: v for k, v in r.items() if not k.startswith("time/") and k != "wall_s"} for r in reports]
+
+
+def assert_same_run(out: Path, whole: Path) -> None:
+    """Equal in every line, policy and array."""
+    assert untimed(out) == untimed(whole)
+    for name in POLICIES:
+        assert same_policies(out / name, whole / name)
+    (ours,), (theirs,) = checkpoint.saved(out), checkpoint.saved(whole)
+    ours, theirs = checkpoint.load(ours)[0], checkpoint.load(theirs)[0]
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].tobytes() == theirs[name].tobytes() for name in ours)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing stopped."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert make_run([*OPTIONS, *LONG, "--seed=5"], out).code == 0
+    return out
+
+
+def lines(out: Path) -> int:
+    """Lines in a run's metrics so far."""
+    path = out / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(whole: Path, tmp_path: Path, number: int) -> None:
+    """Stopped twice at random places, by the same command that then goes on."""
+    out, rng = tmp_path / "run", random.Random(int(number))
+    argv = [*MODULE, *OPTIONS, *LONG, "--seed=5", f"--out={out}", "--resume=auto"]
+    for _ in range(2):
+        before = lines(out)
+        with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            wait_for(lambda before=before: lines(out) > before + 3, process, 120)
+            time.sleep(rng.uniform(0, 0.6))
+            for _ in range(2):  # a second signal does no harm
+                process.send_signal(number)
+            printed, errors = process.communicate(timeout=60)
+        expected = {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 130}[signal.Signals(number)]
+        assert process.returncode == expected, (printed, errors)
+        if number != signal.SIGKILL:
+            assert f"--resume {out}" in printed
+            assert "Traceback" not in errors
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "going on from" in done.stdout
+    assert_same_run(out, whole)
+
+
+@pytest.fixture
+def stopped(whole: Path, tmp_path: Path) -> Path:
+    """A run in the middle, with two checkpoints, made in this process."""
+    out = tmp_path / "stopped"
+
+    class Stopping(train.Run):
+        def _chunk(self, signals: train.Signals) -> int:
+            self._saved = -1e9 if self.state.chunk == 30 else 1e9
+            if self.state.chunk == 41:
+                signal.raise_signal(signal.SIGTERM)
+            return super()._chunk(signals)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "Run", Stopping)
+        assert make_run([*OPTIONS, *LONG, "--seed=5"], out).code == train.PREEMPTED
+    assert len(checkpoint.saved(out)) == 2
+    return out
+
+
+def go_on(out: Path, *argv: str) -> int:
+    """Resume in this process; the exit code."""
+    return train.main([f"--resume={out}", *argv])
+
+
+def test_a_damaged_checkpoint_is_found_and_the_one_before_taken(
+    stopped: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest, before = checkpoint.saved(stopped)
+    biggest = max((newest / "state").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    content = bytearray(biggest.read_bytes())
+    content[len(content) // 2] ^= 1
+    biggest.write_bytes(content)
+    assert go_on(stopped) == 0
+    printed = capsys.readouterr().out
+    assert f"{newest}: not whole, or changed" in printed
+    assert f"going on from {int(before.name):,}" in printed
+    assert_same_run(stopped, whole)
+
+
+def test_a_half_written_checkpoint_is_no_checkpoint(stopped: Path, whole: Path) -> None:
+    newest, _ = checkpoint.saved(stopped)
+    (newest / "checksums.json").unlink()
+    shutil.copytree(newest, newest.parent / ".99999.1.tmp")
+    assert go_on(stopped) == 0
+    assert_same_run(stopped, whole)
+    assert not list(newest.parent.glob(".*.tmp"))
+
+
+def test_without_a_usable_checkpoint_nothing_is_touched(
+    stopped: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in checkpoint.saved(stopped):
+        (path / "host.json").write_text("{}")
+    before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
+    for argv in ([f"--resume={stopped}"], [*OPTIONS, "--resume=auto", f"--out={stopped}"]):
+        assert train.main(argv) == 2
+        assert "no checkpoint there can be used" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [("--gamma=0.5", "--gamma=0.5"), ("--num_envs=16", "--num_envs=16"), ("--hidden_sizes=64", "[32,32]")],
+)
+def test_what_may_not_change_is_refused_by_name(
+    stopped: Path, capsys: pytest.CaptureFixture[str], option: str, named: str
+) -> None:
+    assert go_on(stopped, option) == 2
+    line = capsys.readouterr().err
+    assert named in line
+    assert "can't change when a run goes on" in line
+    assert len(line.splitlines()) == 1
+
+
+def test_a_run_goes_on_for_longer(stopped: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """To the end, and then beyond it; once more to where it ends already."""
+    assert go_on(stopped) == 0
+    assert_same_run(stopped, whole)
+    assert go_on(stopped, "--total_env_steps=39680") == 0
+    assert json.loads((stopped / "config.json").read_text())["total_env_steps"] == 39_680
+    longer = untimed(stopped)
+    assert [r["env_steps"] for r in longer] == list(range(128, 39_680 + 1, 128))
+    assert longer[:299] == untimed(whole)[:299]
+    before = (stopped / "metrics.jsonl").read_bytes(), (stopped / "policy_last.npz").read_bytes()
+    capsys.readouterr()
+    assert go_on(stopped) == 0
+    assert "is complete" in capsys.readouterr().out
+    assert before == ((stopped / "metrics.jsonl").read_bytes(), (stopped / "policy_last.npz").read_bytes())
+
+
+def test_without_the_replay_it_says_that_it_is_not_exact(
+    stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newest, before = checkpoint.saved(stopped)
+    arrays, host, _ = checkpoint.load(newest)
+    shutil.rmtree(before)
+    small = checkpoint.Checkpoints(stopped, 1)
+    del arrays[checkpoint.REPLAY]
+    small._write(arrays, host, {})
+    assert small.failure() is None
+    assert go_on(stopped, "--checkpoint_replay=false", "--total_env_steps=7680") == 0
+    assert "holds no replay: updates wait for 192 new steps" in capsys.readouterr().out
+    reports = read_reports(stopped)
+    first = host["outcome"]["env_steps"] // 128
+    assert reports[first]["updates"] == reports[first - 1]["updates"]
+    assert reports[first + 3]["updates"] > reports[first]["updates"]
+    assert checkpoint.REPLAY not in checkpoint.load(checkpoint.saved(stopped)[0])[0]
+
+
+def test_two_processes_never_share_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
+    with folder.hold(stopped):
+        assert go_on(stopped) == 2
+    assert "another process is training in it" in capsys.readouterr().err
+    assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["--resume=nowhere"], "--resume=nowhere: no run is there"),
+        (["--resume=auto"], "--resume=auto: needs --out"),
+    ],
+)
+def test_nothing_to_go_on_with(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train.main(argv) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(whole: Path, tmp_path: Path) -> None:
+    """No file may grow beyond 12 KB for a while: warnings, then everything is written after all."""
+    out = tmp_path / "run"
+    argv = [*MODULE, *OPTIONS, *LONG, "--seed=5", f"--out={out}"]
+    with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        wait_for(lambda: len(checkpoint.saved(out)) > 0, process, 120)
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
+        full = lines(out)
+        time.sleep(0.7)
+        whole_lines = (out / "metrics.jsonl").read_bytes()
+        assert whole_lines.endswith(b"\n")
+        assert any(checkpoint.load(path) for path in checkpoint.saved(out))
+        resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert full < 300
+    assert "metrics.jsonl: File too large; its lines wait until they can be written" in printed
+    assert "the checkpoint could not be written" in printed
+    assert "td3_brax" not in errors  # the libraries may complain, at length
+    assert_same_run(out, whole)
+
+
+@pytest.mark.parametrize("code", ["stop", "skip"])
+def test_updates_that_are_not_finite_are_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    sample = loop.replay.sample
+
+    def poisoned(replay: Any, *args: Any) -> Batch:
+        batch = sample(replay, *args)
+        now = (replay.size[0] > 200) & (replay.size[0] <= 208)  # on each of two devices
+        return batch.replace(reward=jnp.where(now, jnp.nan, batch.reward))
+
+    monkeypatch.setattr(loop.replay, "sample", poisoned)
+    out = tmp_path / "run"
+    argv = [*OPTIONS, "--total_env_steps=768", f"--on_nonfinite={code}", "--checkpoint_every_min=1e-9"]
+    run = make_run(argv, out)
+    skipped = [r["update/skipped"] for r in run.reports]
+    assert sum(n > 0 for n in skipped) == 1
+    if code == "skip":
+        assert run.code == 0
+        assert len(run.reports) == 6
+        assert all(np.isfinite(r["q/mean"]) for r in run.reports[1:])
+        return
+    assert run.code == train.DIVERGED
+    assert "not finite, first between 384 and 512 steps; that update was not made" in run.printed
+    assert [int(path.name) for path in checkpoint.saved(out)] == [384, 256]
+    monkeypatch.setattr(loop.replay, "sample", sample)
+    assert go_on(out) == 0
+
+
+@pytest.mark.parametrize("where", ["loss", "critic gradient", "actor gradient"])
+def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    td3 = TD3(Actor((8, 8), 2), Critic((8, 8), 2), 2)
+    learner = td3.init(jax.random.key(0), 3, 2)
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(rng.normal(size=(2, 16, *shape)), jnp.float32)  # noqa: E731
+    batch = Batch(normal(3), jnp.tanh(normal(2)), normal(), normal(3), 0 * normal(), 1 + 0 * normal())
+    if where == "loss":
+        batch = batch.replace(reward=batch.reward.at[:, 3].set(jnp.inf))
+    else:
+        mean = loop.mean
+        calls = []
+
+        def poisoned(tree: Any, shards: int) -> Any:
+            tree = mean(tree, shards)
+            calls.append(len(tree))
+            if (len(tree) == 3) == (where == "critic gradient"):
+                leaves, structure = jax.tree.flatten(tree)
+                leaves[1] = leaves[1].at[..., 0, 0].set(jnp.nan)
+                return jax.tree.unflatten(structure, leaves)
+            return tree
+
+        monkeypatch.setattr("td3_brax.learner.mean", poisoned)
+    after, stats = td3.update_block(
+        learner, loop.make_hyper(train.Config()), batch, normal(2), jnp.bool_(True)
+    )
+
+    def unchanged(name: str) -> bool:
+        same = jax.tree.map(np.array_equal, getattr(after, name), getattr(learner, name))
+        return all(jax.tree.leaves(same))
+
+    assert unchanged("critic") == (where != "actor gradient")
+    assert unchanged("actor") == (where == "actor gradient")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after))
+    assert int(stats.skipped) == {"loss": 2, "critic gradient": 2, "actor gradient": 1}[where]
+    assert np.isfinite(stats.critic_loss)
+
+
+def test_no_bytes_make_loading_a_checkpoint_crash_or_hang(stopped: Path, tmp_path: Path) -> None:
+    """Truncated, swapped and random files, with their checksums and with new ones that fit them."""
+    original = checkpoint.saved(stopped)[0]
+    names = [p.relative_to(original) for p in original.rglob("*") if p.is_file()]
+    rng = random.Random(0)
+    for i in range(24):
+        copy = tmp_path / str(i)
+        shutil.copytree(original, copy)
+        name = rng.choice(names)
+        content = (copy / name).read_bytes()
+        way = i % 3
+        if way == 0:
+            content = content[: rng.randrange(len(content) or 1)]
+        elif way == 1:
+            content = (copy / rng.choice([n for n in names if n != name])).read_bytes()
+        else:
+            content = rng.randbytes(len(content))
+        (copy / name).write_bytes(content)
+        with pytest.raises(checkpoint.CheckpointError, match=str(copy)):
+            checkpoint.load(copy)
+        if name.name != "checksums.json":
+            (copy / "checksums.json").write_text(json.dumps(checkpoint.checksums(copy)))
+            with contextlib.suppress(checkpoint.CheckpointError):
+                checkpoint.load(copy)
