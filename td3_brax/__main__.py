@@ -10,6 +10,7 @@ from td3_brax.config import nearest
 
 COMMANDS = {
     "train": ("td3_brax.train", "train a policy (the default job)"),
+    "plan": ("td3_brax.plan_run", "say what a run would hold in memory"),
     "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
 }
 

@@ -135,22 +135,19 @@ def fail(message: object) -> int:
     return 2
 
 
-def train_parser() -> Parser:
-    """The options of ``td3-brax train``."""
+def train_parser(
+    command: str = "train", description: str = "Train TD3 on a brax task, wholly on the device."
+) -> Parser:
+    """The options of ``td3-brax train``, but for ``--resume``, for ``command``."""
     parser = Parser(
-        prog="td3-brax train",
-        description="Train TD3 on a brax task, wholly on the device.",
+        prog=f"td3-brax {command}",
+        description=description,
         epilog="Defaults are the preset's (quick unless said); quick's differ between CPU and GPU.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
     )
     parser.add_argument(
         "--config", metavar="FILE", help="options from a YAML or JSON file; those on the command line win"
-    )
-    parser.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="go on with the run in this folder; auto: with that in --out, or start it if there is none",
     )
     groups: dict[str, Any] = {}
     for name, field in FIELDS.items():
@@ -188,17 +185,30 @@ def default_text(name: str) -> str:
     return "; ".join(parts)
 
 
-def parse_train(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """The options given, by name (those of ``--config``, then those on the command line), and ``--resume``.
+def parse_options(parser: Parser, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A run's options by name (those of ``--config``, then those on the command line), and the others.
 
     Raises:
         ConfigError: a value that can't be read.
         SystemExit: ``--help``, or an unknown option (code 2).
     """
-    given = {name: value for name, value in vars(train_parser().parse(argv)).items() if value is not None}
-    path, resume = given.pop("config", None), given.pop("resume", None)
+    given = {name: value for name, value in vars(parser.parse(argv)).items() if value is not None}
+    path = given.pop("config", None)
     explicit = load_config(path) if path else {}
-    return explicit | {name: coerce(name, value) for name, value in given.items()}, resume
+    explicit |= {name: coerce(name, value) for name, value in given.items() if name in FIELDS}
+    return explicit, {name: value for name, value in given.items() if name not in FIELDS}
+
+
+def parse_train(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
+    """The options given to ``td3-brax train``, and ``--resume``; raises as :func:`parse_options`."""
+    parser = train_parser()
+    parser.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with the run in this folder; auto: with that in --out, or start it if there is none",
+    )
+    explicit, others = parse_options(parser, argv)
+    return explicit, others.get("resume")
 
 
 def guarded(job: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:

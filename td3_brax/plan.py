@@ -64,7 +64,27 @@ def check_state(state: Any, shards: int, device: jax.Device) -> None:
         "replay_capacity",
         rows,
         f"the replay needs {replay / GB:.2f} GB and the rest {rest / GB:.2f} GB, {there / GB:.2f} GB are "
-        f"there; lower it to {int(rows * (there - rest) / replay * 0.9):d} or less",
+        f"there; lower it to {largest_replay(state, (there - rest) / times, shards):d} or less",
+    )
+
+
+def make_plan(state: Any, workspace: int, shards: int) -> dict[str, int]:
+    """Bytes on each device, by part: of a state (shapes suffice) and a compiled program's workspace."""
+    part = shard_shapes(state, shards)
+    learner = part.members.learner
+    sizes = {
+        "replay": tree_bytes(part.replay),
+        "environments": tree_bytes(part.members.env),
+        "networks": tree_bytes(learner) - tree_bytes((learner.actor_opt, learner.critic_opt)),
+        "optimiser": tree_bytes((learner.actor_opt, learner.critic_opt)),
+    }
+    return sizes | {"the rest": tree_bytes(part) - sum(sizes.values()), "workspace": workspace}
+
+
+def largest_replay(state: Any, there: float, shards: int) -> int:
+    """Transitions of a replay that takes at most ``there`` bytes of each device, less a tenth."""
+    return int(
+        max(there, 0) * 0.9 * state.replay.rows.shape[0] / tree_bytes(shard_shapes(state, shards).replay)
     )
 
 

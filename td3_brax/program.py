@@ -68,10 +68,10 @@ class Program:
         lowered = (chunk.lower(shapes), score.lower(actor, stats, self._eval_keys(0)), make.lower(key))
         traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
-            self._chunk, self._score, make = pool.map(lambda x: x.compile(), lowered)
+            self.chunk, self._score, make = pool.map(lambda x: x.compile(), lowered)
         self.compile_s = time.perf_counter() - began
         self.cached = not misses
-        workspace = max(plan.workspace_bytes(program) for program in (self._chunk, self._score))
+        workspace = max(plan.workspace_bytes(program) for program in (self.chunk, self._score))
         plan.check_program(shapes, workspace, config.devices, device)
         part = shards.shard_shapes(shapes, config.devices)
         held, ring = plan.tree_bytes(part) / plan.GB, plan.tree_bytes(part.replay) / plan.GB
@@ -110,7 +110,7 @@ class Program:
                 ".replay.size": np.zeros(1, np.int32),
                 ".members.hyper.learn_from": arrays[".members.env_steps"] + np.int32(waits),
             }
-        self.state = checkpoint.to_device(arrays, self._shapes, self._chunk.input_shardings[0][0])
+        self.state = checkpoint.to_device(arrays, self._shapes, self.chunk.input_shardings[0][0])
 
     def _eval_keys(self, env_steps: int) -> jax.Array:
         """A key for each episode of the evaluation at ``env_steps``, rounded up to equal parts of devices."""
@@ -121,7 +121,7 @@ class Program:
     def run_chunk(self) -> Report:
         """Advance by one chunk; what it reports."""
         began = time.perf_counter()
-        self.state, metrics = self._chunk(self.state)
+        self.state, metrics = self.chunk(self.state)
         m = jax.tree.map(lambda x: x[0].item(), jax.device_get(metrics))
         seconds = time.perf_counter() - began
         ended = m.episodes.episodes

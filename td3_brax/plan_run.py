@@ -1,0 +1,93 @@
+"""``td3-brax plan``: what a run would hold on each device, before anything is allocated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from td3_brax.cli import guarded, parse_options, train_parser
+from td3_brax.config import CPU_DEVICES, ConfigError, nearest, resolve
+from td3_brax.device import on_devices, platform, prepare_jax
+
+GPUS = {
+    "t4": 16,
+    "l4": 24,
+    "a10g": 24,
+    "rtx4090": 24,
+    "v100": 32,
+    "a100": 40,
+    "l40s": 48,
+    "a100-80": 80,
+    "h100": 80,
+    "h200": 141,
+    "b200": 180,
+}
+"""GB of memory."""
+SHARE = 0.75
+"""What JAX takes of a GPU's memory unless ``XLA_PYTHON_CLIENT_MEM_FRACTION`` says otherwise."""
+
+
+def job(argv: Sequence[str]) -> int:
+    """Print the table; returns the exit code: 0 where the run fits, 1 where it does not."""
+    parser = train_parser("plan", "Say what a run would hold on each device, before anything is allocated.")
+    parser.add_argument("--gpu", metavar="NAME", help=f"for this GPU, present or not [{', '.join(GPUS)}]")
+    explicit, others = parse_options(parser, argv)
+    gpu = others.get("gpu")
+    if gpu is not None and gpu not in GPUS:
+        raise ConfigError("gpu", gpu, f"must be one of {', '.join(GPUS)}{nearest(gpu, GPUS)}")
+    prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
+    import jax
+
+    from td3_brax import aot, loop, plan
+    from td3_brax.envs.brax import BraxTask
+
+    config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
+    program = loop.build(config, BraxTask(config.env, config.backend))
+    shapes = jax.eval_shape(loop.jit_init(program, config), jax.random.key(0))
+    device = jax.devices()[0]
+    share = plan.sharing(config.devices, device) if gpu is None else 1
+    there = plan.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * plan.GB)
+    compiled_for = device.device_kind
+    if gpu is None or config.devices > 1:
+        workspace = plan.workspace_bytes(loop.jit_chunk(program).lower(shapes).compile())
+    else:
+        try:
+            compiled = aot.compile_for(program.train_chunk, (shapes,), donate_argnums=(0,))
+            workspace, compiled_for = plan.workspace_bytes(compiled), "h100"
+        except aot.AotError as error:
+            print(f"note: {error}; the workspace is that of a compile for {device.device_kind}")
+            workspace = plan.workspace_bytes(loop.jit_chunk(program).lower(shapes).compile())
+    plan_of = plan.make_plan(shapes, workspace, config.devices)
+
+    name = gpu or device.device_kind
+    print(
+        f"{config.env} ({config.preset}) in {config.num_envs:,} environments, on {config.devices} x {name}:"
+    )
+    rows = f"{config.capacity:,} transitions"
+    notes = {"replay": rows, "workspace": f"of the chunk, compiled for {compiled_for}"}
+    for part, size in plan_of.items():
+        print(f"  {part:<14}{size / plan.GB:9.3f} GB  {notes.get(part, '')}".rstrip())
+    needed = sum(plan_of.values())
+    print(f"  {'on each':<14}{needed / plan.GB:9.3f} GB")
+    if there is None:
+        print("how much is there can't be told")
+        return 0
+    fits = needed * share <= there
+    shared = f", shared by {share}" if share > 1 else ""
+    print(f"  {'there':<14}{there / plan.GB:9.3f} GB{shared}: {'fits' if fits else 'does not fit'}")
+    most = plan.largest_replay(shapes, there / share - (needed - plan_of["replay"]), config.devices)
+    print(
+        f"the largest replay that fits: --replay_capacity={most:d}"
+        if most > 0
+        else "no replay fits: lower --num_envs, --batch_size or --hidden_sizes"
+    )
+    return 0 if fits else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    return guarded(job, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

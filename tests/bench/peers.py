@@ -1,0 +1,200 @@
+"""Other trainers' TD3 on brax Ant (mjx): seconds of training against greedy returns of 32 episodes.
+
+    python tests/bench/peers.py rejax|sbx [SECONDS]
+
+Needs ``pip install rejax sbx-rl`` beside brax, in an environment of its own. Compiling and evaluations are
+not counted. Their settings are the nearest to ``quick``'s that they have: 128 environments, 16 updates of 256
+per vector step, 256-256, Adam 1e-3, gamma 0.98, normalised observations, noise 0.2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from brax import envs as brax_envs
+
+ENVS, UPDATES, EPISODES, LIMIT = 128, 16, 32, 1000
+
+
+def show(env_steps: int, seconds: float, returns: Any) -> None:
+    """One line."""
+    r = np.asarray(returns)
+    print(f"{env_steps:>9,} steps {seconds:6.0f} s  {r.mean():7.0f} +- {r.std():.0f}", flush=True)
+
+
+def rejax(seconds: float) -> None:
+    """Rejax's TD3, wholly on the device."""
+    from flax import linen as nn
+    from rejax import TD3
+    from rejax.compat.brax2gymnax import create_brax
+    from rejax.networks import DeterministicPolicy, QNetwork
+
+    env, params = create_brax("ant", backend="mjx", episode_length=LIMIT, auto_reset=False)
+    algo = TD3.create(
+        env=env,
+        env_params=params,
+        num_envs=ENVS,
+        num_epochs=UPDATES,
+        batch_size=256,
+        buffer_size=300_032,
+        fill_buffer=8192,
+        learning_rate=1e-3,
+        gamma=0.98,
+        polyak=0.99,
+        policy_delay=2,
+        exploration_noise=0.2,
+        normalize_observations=True,
+        total_timesteps=10_000_000,
+    )
+    algo = algo.replace(  # its own options for these are refused by its own networks
+        actor=DeterministicPolicy(
+            env.action_size, (-1, 1), hidden_layer_sizes=(256, 256), activation=nn.relu
+        ),
+        critic=QNetwork(hidden_layer_sizes=(256, 256), activation=nn.relu),
+    )
+    per_call = 64
+    train = jax.jit(
+        lambda ts: jax.lax.fori_loop(0, per_call, lambda _, s: algo.train_iteration(s), ts), donate_argnums=0
+    )
+    score = jax.jit(lambda ts, key: algo.eval_callback(algo, ts, key)[1][:EPISODES])
+    state = algo.init_state(jax.random.key(0))
+    state = jax.block_until_ready(train(state))
+    spent, steps, calls = 0.0, per_call * 2 * ENVS, 0
+    while spent < seconds:
+        began = time.perf_counter()
+        state = jax.block_until_ready(train(state))
+        spent += time.perf_counter() - began
+        steps += per_call * 2 * ENVS
+        calls += 1
+        if calls % 4 == 0:
+            show(steps, spent, score(state, jax.random.key(calls)))
+
+
+def sbx(seconds: float) -> None:
+    """SBX's TD3 on a vectorised environment of ours: stepped on the device, replayed on the host."""
+    from gymnasium import spaces
+    from sbx import TD3
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.noise import NormalActionNoise, VectorizedActionNoise
+    from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+    env = brax_envs.create("ant", backend="mjx", episode_length=LIMIT, auto_reset=False)
+    reset = jax.jit(jax.vmap(env.reset))
+
+    @jax.jit
+    def advance(state: Any, action: jax.Array, fresh: Any) -> Any:
+        after = jax.vmap(env.step)(state, action)
+        done = after.done > 0
+
+        def chosen(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(done.reshape(done.shape + (1,) * (new.ndim - 1)), new, old)
+
+        return after, jax.tree.map(chosen, fresh, after)
+
+    class Ants(VecEnv):
+        def __init__(self) -> None:
+            self.key = jax.random.key(0)
+            self.fresh = reset(jax.random.split(self.key, ENVS))
+            obs = self.fresh.obs.shape[1:]
+            super().__init__(
+                ENVS,
+                spaces.Box(-np.inf, np.inf, obs, np.float32),
+                spaces.Box(-1, 1, (env.action_size,), np.float32),
+            )
+
+        def reset(self) -> np.ndarray:
+            self.state, self.count = self.fresh, 0
+            return np.asarray(self.state.obs)
+
+        def step_async(self, actions: np.ndarray) -> None:
+            self.actions = actions
+
+        def step_wait(self) -> Any:
+            self.count += 1
+            if self.count % 16 == 0:
+                self.key, key = jax.random.split(self.key)
+                self.fresh = reset(jax.random.split(key, ENVS))
+            after, self.state = advance(self.state, self.actions, self.fresh)
+            obs, reward, done, cut = jax.device_get(
+                (after.obs, after.reward, after.done, after.info["truncation"])
+            )
+            infos: list[dict[str, Any]] = [{} for _ in range(ENVS)]
+            for i in np.flatnonzero(done):
+                infos[i] = {"terminal_observation": obs[i], "TimeLimit.truncated": bool(cut[i])}
+            return np.asarray(self.state.obs), reward, done > 0, infos
+
+        def close(self) -> None: ...
+
+        def get_attr(self, name: str, indices: Any = None) -> list[Any]:
+            return [None] * ENVS
+
+        def set_attr(self, *_: Any, **__: Any) -> None: ...
+
+        def env_method(self, *_: Any, **__: Any) -> list[Any]:
+            return [None] * ENVS
+
+        def env_is_wrapped(self, *_: Any, **__: Any) -> list[bool]:
+            return [False] * ENVS
+
+    vector = VecNormalize(Ants(), norm_obs=True, norm_reward=False)
+    noise = VectorizedActionNoise(
+        NormalActionNoise(np.zeros(env.action_size), np.full(env.action_size, 0.2)), ENVS
+    )
+    model = TD3(
+        "MlpPolicy",
+        vector,
+        learning_rate=1e-3,
+        qf_learning_rate=1e-3,
+        buffer_size=300_032,
+        learning_starts=8192,
+        batch_size=256,
+        tau=0.01,
+        gamma=0.98,
+        train_freq=1,
+        gradient_steps=UPDATES,
+        policy_delay=2,
+        action_noise=noise,
+        policy_kwargs={"net_arch": [256, 256]},
+        seed=0,
+    )
+    step = jax.jit(jax.vmap(env.step))
+
+    class Clock(BaseCallback):
+        spent, last, began = 0.0, 0, 0.0
+
+        def _on_step(self) -> bool:
+            now = time.perf_counter()
+            if not self.began:  # from the second update on: what compiles has compiled
+                self.began = now if self.num_timesteps > 8192 + 2 * ENVS else 0.0
+                return True
+            if self.num_timesteps - self.last < 32_768:
+                return True
+            self.last = self.num_timesteps
+            self.spent += now - self.began
+            state = reset(jax.random.split(jax.random.key(self.last), EPISODES))
+            returns, alive = np.zeros(EPISODES), np.ones(EPISODES, bool)
+            for _ in range(LIMIT):
+                action, _ = model.predict(vector.normalize_obs(np.asarray(state.obs)), deterministic=True)
+                state = step(state, action)
+                reward, done = jax.device_get((state.reward, state.done))
+                returns += alive * reward
+                alive &= done == 0
+                if not alive.any():
+                    break
+            show(self.last, self.spent, returns)
+            self.began = time.perf_counter()
+            return self.spent < seconds
+
+    model.learn(100_000_000, callback=Clock())
+
+
+if __name__ == "__main__":
+    {"rejax": rejax, "sbx": sbx}[sys.argv[1]](float(sys.argv[2]) if len(sys.argv) > 2 else 480)

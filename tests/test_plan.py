@@ -1,0 +1,101 @@
+"""``td3-brax plan``: what it says beforehand is what a run then holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from test_run import OPTIONS
+
+from td3_brax import loop, plan_run
+from td3_brax.cli import parse_options, train_parser
+from td3_brax.config import resolve
+from td3_brax.envs.brax import BraxTask
+from td3_brax.plan import workspace_bytes
+
+CONFIGS = {
+    "as in the other tests": [],
+    "a large replay": ["--replay_capacity=300000"],
+    "one device": ["--devices=1", "--num_atoms=1"],
+    "four devices": ["--devices=4", "--replay_capacity=50000"],
+    "wide networks": ["--hidden_sizes=[256,256]", "--batch_size=64"],
+}
+
+
+def said(printed: str, part: str) -> float:
+    """GB that the table gives for ``part``."""
+    found = re.search(rf"^  {part} +([\d.]+) GB", printed, re.MULTILINE)
+    assert found, printed
+    return float(found.group(1))
+
+
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_the_plan_is_what_the_run_holds(changes: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [*OPTIONS, *changes]
+    assert plan_run.main(argv) == 0
+    printed = capsys.readouterr().out
+    config = resolve(parse_options(train_parser(), argv)[0], "cpu")
+    program = loop.build(config, BraxTask(config.env, config.backend))
+    state = loop.jit_init(program, config)(jax.random.key(0))
+    chunk = loop.jit_chunk(program).lower(state).compile()
+    device = jax.devices()[0]
+    live = sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(jax.tree.map(raw, state))
+        for shard in leaf.addressable_shards
+        if shard.device == device
+    )
+    measured = live + workspace_bytes(chunk)
+    assert said(printed, "on each") * 1e9 == pytest.approx(measured, rel=0.1, abs=1e6)
+    assert f"on {config.devices} x" in printed
+    assert "fits" in printed
+
+
+def raw(leaf: jax.Array) -> jax.Array:
+    """A leaf, or a key's data."""
+    return jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def test_what_does_not_fit_is_said_with_the_largest_replay_that_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: 400_000_000)
+    assert plan_run.main([*OPTIONS, "--replay_capacity=5e7"]) == 1
+    printed = capsys.readouterr().out
+    assert "does not fit" in printed
+    most = re.search(r"--replay_capacity=(\d+)", printed)
+    assert most
+    assert plan_run.main([*OPTIONS, f"--replay_capacity={most.group(1)}"]) == 0
+
+
+def test_for_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--env=inverted_pendulum", "--backend=spring", "--num_envs=64", "--batch_size=64"]
+    assert plan_run.main([*small, "--hidden_sizes=[32,32]", "--gpu=h100"]) == 0
+    printed = capsys.readouterr().out
+    assert "on 1 x h100" in printed
+    assert said(printed, "there") == pytest.approx(60)
+    assert "compiled for h100" in printed
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"), [(["--gpu=h10"], "did you mean h100?"), (["--gama=1"], "did you mean gamma?")]
+)
+def test_bad_options_are_refused(
+    argv: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = plan_run.main(argv)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    line = capsys.readouterr().err
+    assert words in line
+    assert len(line.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
