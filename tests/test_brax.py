@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,44 @@ from brax import envs as brax_envs
 from brax import fluid
 
 from td3_brax.config import BACKENDS, BRAX_TASKS, ConfigError
+from td3_brax.envs import cholesky
 from td3_brax.envs.brax import BraxTask
+
+
+def test_cholesky_factors_equal_lapacks():
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 6, 14, 23):
+        a = rng.normal(size=(300, n, n + 2)).astype(np.float32)
+        a = a @ a.swapaxes(1, 2) + 0.1 * np.eye(n, dtype=np.float32)
+        ours, lapacks = np.asarray(jax.jit(cholesky.factor)(a)), np.linalg.cholesky(a.astype(np.float64))
+        np.testing.assert_allclose(ours, lapacks, rtol=1e-4, atol=1e-4)
+        assert (np.triu(ours, 1) == 0).all()
+    assert np.isnan(cholesky.factor(-jnp.eye(3))).any()
+
+
+MANY_FACTORS = """
+import sys
+import jax
+import jax.numpy as jnp
+import td3_brax.envs.brax
+def factors(key, n):
+    a = jax.random.normal(key, (300, n, n))
+    a = a @ a.swapaxes(-1, -2) + n * jnp.eye(n)
+    def again(_, a):
+        one, two = jnp.linalg.cholesky(a), jnp.linalg.cholesky(2 * a)
+        return a + 1e-6 * (one @ one.swapaxes(-1, -2) - two @ two.swapaxes(-1, -2) / 2)
+    return jax.lax.fori_loop(0, 1000, again, a).sum()
+keys = jax.random.split(jax.random.key(0), 2)
+for n in (14, 23):
+    assert jnp.isfinite(jax.pmap(lambda key: factors(key, n))(keys)).all()
+"""
+
+
+def test_factors_on_as_many_devices_as_cores_never_wait_for_each_other():
+    """JAX 0.10 alone does not come back from this where there are two cores."""
+    flags = "--xla_force_host_platform_device_count=2 --xla_cpu_enable_concurrency_optimized_scheduler=true"
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "2"}
+    subprocess.run([sys.executable, "-c", MANY_FACTORS], env=environment, check=True, timeout=120)
 
 
 @pytest.mark.parametrize(

@@ -333,3 +333,40 @@ def test_no_bytes_make_loading_a_checkpoint_crash_or_hang(stopped: Path, tmp_pat
             (copy / "checksums.json").write_text(json.dumps(checkpoint.checksums(copy)))
             with contextlib.suppress(checkpoint.CheckpointError):
                 checkpoint.load(copy)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_kind_of_leaf_comes_back(tmp_path: Path, count: int) -> None:
+    """Keys, whole numbers, flags, scalars, halves on two devices, and arrays that hold nothing."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:count]), ("shard",))
+    spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("shard"))
+    state = {
+        "keys": jax.random.split(jax.random.key(7), 3),
+        "rows": jax.device_put(jnp.arange(24.0).reshape(8, 3), spread),
+        "count": jnp.int32(5),
+        "flags": jnp.array([True, False]),
+        "nothing": jnp.zeros((1, 4, 0)),
+    }
+    writer = checkpoint.Checkpoints(tmp_path, 1)
+    writer.save(state, {"env_steps": 1, "outcome": {}, "tail": [0, ""], "versions": {}}, [], True)
+    writer.wait()
+    assert writer.failure() is None
+    arrays, host, files = checkpoint.load(checkpoint.saved(tmp_path)[0])
+    assert host["env_steps"] == 1
+    assert files == {}
+    shapes = jax.eval_shape(lambda: state)
+    back = checkpoint.to_device(arrays, shapes, spread_all(state))
+    for name, leaf in state.items():
+        assert back[name].dtype == leaf.dtype
+        assert back[name].sharding == leaf.sharding
+        raw = jax.random.key_data if name == "keys" else np.asarray
+        np.testing.assert_array_equal(raw(back[name]), raw(leaf))
+    with pytest.raises(checkpoint.CheckpointError, match=r"rows'\] is float32 \[8, 3\] and should be"):
+        checkpoint.to_device(
+            arrays, shapes | {"rows": jax.ShapeDtypeStruct((9, 3), "float32")}, spread_all(state)
+        )
+
+
+def spread_all(state: dict[str, jax.Array]) -> Any:
+    """Where each leaf lies."""
+    return jax.tree.map(lambda x: x.sharding, state)

@@ -20,6 +20,7 @@ import numpy as np
 from jax.interpreters import partial_eval
 
 from td3_brax.config import ConfigError
+from td3_brax.envs import cholesky
 from td3_brax.envs.task import Step
 
 with (
@@ -30,6 +31,9 @@ with (
     warnings.simplefilter("ignore")
     from brax import envs as brax_envs
     from brax import fluid
+
+
+cholesky.install()
 
 
 class _OlderNumpy:

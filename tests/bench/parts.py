@@ -97,7 +97,7 @@ def chunk_and_parts() -> dict[str, Callable[[], Any]]:
     loop = loops.build(config, BraxTask("ant"))
     schedule = loop.schedule
     state = [filled(loop, config)]
-    first = jax.tree.map(jnp.copy, state[0])
+    first = filled(loop, config)
     chunk = loops.jit_chunk(loop)
 
     def whole() -> Any:

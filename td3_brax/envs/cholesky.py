@@ -1,0 +1,52 @@
+"""Cholesky factors on a CPU with JAX before 0.11.2, whose own may wait for ever.
+
+There LAPACK's kernel splits a large batch into tasks for XLA's thread pool and waits for them on a thread of
+that same pool. As many of these kernels at once as there are threads, such as one on each of two devices
+with two cores, and no thread is left for the tasks. Small batches it factors in place: those stay with it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.interpreters import mlir
+
+IN_PLACE = 36_000, 500_000
+"""LAPACK's kernel was seen to factor batches of B matrices [n, n] in place up to these B n^2 and B n^3."""
+
+
+def factor(a: jax.Array) -> jax.Array:
+    """Lower Cholesky factors of positive definite ``a`` [..., n, n], column by column; NaN for others."""
+    n = a.shape[-1]
+    rows = jnp.arange(n)
+    columns = []
+    for i in range(n):
+        column = jnp.where(rows >= i, a[..., i] * jax.lax.rsqrt(a[..., i, i])[..., None], 0)
+        columns.append(column)
+        a = a - column[..., :, None] * column[..., None, :]
+    return jnp.stack(columns, axis=-1)
+
+
+def needed() -> bool:
+    """Whether this JAX is one of those."""
+    return tuple(int(part) for part in jax.__version__.split(".")[:3]) < (0, 11, 2)
+
+
+def install() -> None:
+    """Factor large batches on a CPU by :func:`factor`, in all programs compiled from now on."""
+    if not needed():
+        return
+    from jax._src.lax import linalg
+
+    ours = mlir.lower_fun(factor, multiple_results=False)
+
+    def lower(ctx: Any, operand: Any) -> Any:
+        *batch, n, _ = ctx.avals_in[0].shape
+        count = math.prod(batch)
+        small = count * n**2 <= IN_PLACE[0] and count * n**3 <= IN_PLACE[1]
+        return (linalg._cholesky_cpu_lowering if small else ours)(ctx, operand)
+
+    mlir.register_lowering(linalg.cholesky_p, lower, platform="cpu")
