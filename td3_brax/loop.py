@@ -162,6 +162,10 @@ class Loop:
             self.n_step,
             state.members.hyper.gamma,
         )
+        # Read before the next vector step is written, or the compiler would copy the ring: where the actor
+        # is not updated in between, nothing else puts the two in order. A flag is never below 0.
+        position = state.replay.position + (batches.terminated.min() < 0).astype(jnp.int32)
+        state = replace(state, replay=replace(state.replay, position=position))
 
         def member(
             m: Member, batches: Batch, noise_key: jax.Array, key: jax.Array

@@ -167,6 +167,13 @@ def test_every_state_buffer_is_donated_and_aliased(num_atoms):
     assert memory.alias_size_in_bytes == tree_bytes(state)
 
 
+@pytest.mark.parametrize("changes", [{}, {"num_envs": 1, "updates_per_env_step": 1.0, "policy_delay": 4}])
+def test_the_replay_is_never_copied(changes):
+    """Not even where several rounds follow each other without an update of the actor."""
+    chunk, state, _ = start(replay_capacity=1_000_000, **changes)
+    assert chunk.lower(state).compile().memory_analysis().temp_size_in_bytes < tree_bytes(state.replay) / 10
+
+
 def test_members_are_what_they_would_be_alone():
     """Two members in one program: one vector step and 16 updates, in x64 to 1e-9."""
     with jax.enable_x64(True):

@@ -79,7 +79,7 @@ def test_the_range_follows_the_targets_whatever_their_size(center, scale):
 
     def step(value_range, key):
         target = center + scale * jax.random.normal(key, (256,))
-        return values.follow(value_range, target), values.outside(target, value_range)
+        return values.follow(value_range, values.extremes(target)), values.outside(target, value_range)
 
     keys = jax.random.split(jax.random.key(0), 60_000)
     (low, high), out = jax.lax.scan(step, jnp.array([-1.0, 1.0]), keys)
