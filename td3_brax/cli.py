@@ -30,6 +30,11 @@ def coerce(name: str, value: Any) -> Any:
     kind, words = str(FIELDS[name].type), FIELDS[name].metadata["words"]
     if isinstance(value, str) and value.strip() in words:
         return words[value.strip()]
+    if FIELDS[name].metadata["mapping"]:
+        made = _read(value) if isinstance(value, str) else value
+        if made and not isinstance(made, dict):
+            raise ConfigError(name, value, 'must be a mapping, such as {"ctrl_cost_weight": 0.1}')
+        return json.dumps(made, sort_keys=True) if made else ""
     if kind == "str":
         if value is None or isinstance(value, list | tuple | dict):
             raise ConfigError(name, value, "must be text")
@@ -135,9 +140,7 @@ def fail(message: object) -> int:
     return 2
 
 
-def train_parser(
-    command: str = "train", description: str = "Train TD3 on a brax task, wholly on the device."
-) -> Parser:
+def train_parser(command: str = "train", description: str = "Train TD3, wholly on the device.") -> Parser:
     """The options of ``td3-brax train``, but for ``--resume``, for ``command``."""
     parser = Parser(
         prog=f"td3-brax {command}",
@@ -155,6 +158,8 @@ def train_parser(
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
         choices = field.metadata["choices"] or (tuple(PRESETS) if name == "preset" else ())
+        if field.metadata["prefix"]:
+            choices = (*choices, field.metadata["prefix"] + "NAME")
         among = f" [{', '.join(choices)}]" if choices else ""
         text = f"{field.metadata['help']}{among} ({default_text(name)})".replace("%", "%%")
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}

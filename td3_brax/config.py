@@ -26,6 +26,22 @@ BRAX_TASKS = (
     "swimmer",
     "walker2d",
 )
+GYMNASIUM_TASKS = tuple(
+    f"{family}-v{version}"
+    for family in (
+        "Ant",
+        "HalfCheetah",
+        "Hopper",
+        "InvertedDoublePendulum",
+        "InvertedPendulum",
+        "Reacher",
+        "Swimmer",
+        "Walker2d",
+    )
+    for version in (5, 4)
+)
+PLAYGROUND = "playground:"
+"""Before the name of a task of MuJoCo Playground."""
 MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
@@ -66,11 +82,15 @@ def option(
     at_most: float | None = None,
     choices: tuple[str, ...] = (),
     words: Mapping[str, int] | None = None,
+    prefix: str = "",
+    mapping: bool = False,
     may_change: bool = False,
 ) -> Any:
     """A dataclass field with what the command line says of it and the values (or words) it allows.
 
     Args:
+        prefix: a beginning that makes any value one of the choices.
+        mapping: whether the text is a JSON object.
         may_change: whether a run that goes on may have another value than before.
     """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
@@ -81,6 +101,8 @@ def option(
             "help": help,
             "choices": choices,
             "words": words or {},
+            "prefix": prefix,
+            "mapping": mapping,
             "may_change": may_change,
             **bounds,
         },
@@ -113,8 +135,17 @@ class Config:
         False, "run", "same numbers bit for bit on a GPU too, slower (a CPU run always has them)"
     )
 
-    env: str = option("ant", "task", "the brax task", choices=BRAX_TASKS)
-    backend: str = option("mjx", "task", "physics of the brax task", choices=BACKENDS)
+    env: str = option(
+        "ant",
+        "task",
+        f"the task: brax's, Gymnasium's (-v), or {PLAYGROUND}NAME",
+        choices=BRAX_TASKS + GYMNASIUM_TASKS,
+        prefix=PLAYGROUND,
+    )
+    env_args: str = option(
+        "", "task", 'arguments of a Gymnasium task, such as {"ctrl_cost_weight": 0.1}', mapping=True
+    )
+    backend: str = option("mjx", "task", "physics of a brax task", choices=BACKENDS)
     num_envs: int = option(128, "task", "environments that step together", above=0)
     time_limit: int = option(
         1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0, at_most=MOST
@@ -244,6 +275,11 @@ class Config:
                 f"must be at most the replay's capacity, {self.capacity} (--replay_capacity)",
             )
 
+        if self.env in BRAX_TASKS:
+            if self.env_args:
+                raise ConfigError("env_args", self.env_args, f"brax's {self.env} takes none")
+        elif self.backend != "mjx":
+            raise ConfigError("backend", self.backend, f"{self.env} runs on mjx only")
         for name in ("num_envs", "batch_size"):
             if self.devices and getattr(self, name) % self.devices:
                 raise ConfigError(
@@ -267,8 +303,10 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fiel
 def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
     meta = field.metadata
-    if meta["choices"] and value not in meta["choices"]:
-        allowed = f"must be one of {', '.join(meta['choices'])}{nearest(str(value), meta['choices'])}"
+    given = meta["prefix"] and str(value).startswith(meta["prefix"])
+    if meta["choices"] and value not in meta["choices"] and not given:
+        names = (*meta["choices"], *([meta["prefix"] + "NAME"] if meta["prefix"] else []))
+        allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"
         raise ConfigError(field.name, value, allowed)
     numbers = value if isinstance(value, tuple) else (value,)
     if field.name == "hidden_sizes" and not numbers:
@@ -286,6 +324,11 @@ def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
             raise ConfigError(field.name, value, f"must be at most {show(meta['at_most'])}")
 
 
+def _family(env: str) -> str:
+    """``halfcheetah`` of ``HalfCheetah-v5``."""
+    return env.rsplit("-v", 1)[0].lower().replace("_", "")
+
+
 def _paper(env: str, platform: str) -> dict[str, Any]:
     """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C."""
     return {
@@ -294,7 +337,7 @@ def _paper(env: str, platform: str) -> dict[str, Any]:
         "updates_per_env_step": 1.0,
         "batch_size": 100,
         "replay_capacity": 1_000_000,
-        "warmup_env_steps": 10_000 if env in ("ant", "halfcheetah") else 1000,
+        "warmup_env_steps": 10_000 if _family(env) in ("ant", "halfcheetah") else 1000,
         "update_during_warmup": True,
         "hidden_sizes": (400, 300),
     }
@@ -302,7 +345,7 @@ def _paper(env: str, platform: str) -> dict[str, Any]:
 
 def _author(env: str, platform: str) -> dict[str, Any]:
     """The paper's first author's later public code."""
-    short = env in ("inverted_pendulum", "inverted_double_pendulum", "reacher")
+    short = _family(env) in ("invertedpendulum", "inverteddoublependulum", "reacher")
     return _paper(env, platform) | {
         "batch_size": 256,
         "hidden_sizes": (256, 256),
@@ -377,6 +420,8 @@ def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
     preset = str(explicit.get("preset", FIELDS["preset"].default))
     env = str(explicit.get("env", FIELDS["env"].default))
     base = PRESETS[preset](env, platform) if preset in PRESETS else {}
+    if env.startswith("Reacher-v"):
+        base |= {"time_limit": 50}
     values = base | dict(explicit)
     if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
         asked = [values["num_envs"], values["batch_size"]]

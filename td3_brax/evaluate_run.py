@@ -2,61 +2,115 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 
+import numpy as np
+
 from td3_brax.cli import Parser, fail, guarded, load_config, whole
-from td3_brax.config import resolve
-from td3_brax.policy import PolicyError, load_policy
+from td3_brax.config import BRAX_TASKS, Config, resolve
+from td3_brax.device import prepare_jax
+from td3_brax.policy import Policy, PolicyError, load_policy
 
 
-def job(argv: Sequence[str]) -> int:
-    """Print mean, deviation and a 95% interval of the return; returns the exit code."""
-    parser = Parser(prog="td3-brax eval", description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", help="a run's folder")
-    parser.add_argument("--episodes", type=whole, default=128, help="episodes to play (default: 128)")
-    parser.add_argument("--seed", type=whole, default=0, help="of the initial states (default: 0)")
-    parser.add_argument("--which", choices=("best", "last"), default="best", help="policy (default: best)")
-    args = parser.parse(argv)
-    if args.episodes < 1:
-        return fail(f"--episodes={args.episodes}: must be above 0")
-    config = resolve(load_config(f"{args.run}/config.json"), "cpu")
-    try:
-        policy = load_policy(args.run, args.which)
-    except PolicyError as error:
-        return fail(error)
+def load(run: str, which: str) -> tuple[Config, Policy]:
+    """The options and the policy of the run in folder ``run``.
+
+    Raises:
+        ConfigError: the options can't be read.
+        PolicyError: the policy can't, or is another task's.
+    """
+    config = resolve(load_config(f"{run}/config.json"), "cpu")
+    policy = load_policy(run, which)
     if policy.env != config.env:
-        return fail(f"{args.run}: its policy is for {policy.env}, its config.json says {config.env}")
+        raise PolicyError(f"{run}: its policy is for {policy.env}, its config.json says {config.env}")
+    return config, policy
 
-    from td3_brax.device import prepare_jax
 
+def on_device(config: Config, policy: Policy, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths [episodes] of ``policy`` on the task it was trained on, as training has it.
+
+    Raises:
+        PolicyError: its sizes are not the task's.
+    """
     prepare_jax(config.deterministic, config.devices)
     import jax
     import jax.numpy as jnp
 
     from td3_brax import shards
-    from td3_brax.envs.brax import BraxTask
+    from td3_brax.envs.registry import make_task
     from td3_brax.evaluate import greedy_returns
 
-    task = BraxTask(config.env, config.backend)
+    task = make_task(config)
     if (task.obs_size,) != policy.obs_mean.shape or (task.action_size,) != policy.action_low.shape:
-        return fail(f"{args.run}: its policy's sizes are not those of {config.env}")
+        raise PolicyError(f"the policy's sizes are not those of {config.env}")
 
     def play(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         return greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
 
     devices = min(config.devices, len(jax.devices()))
-    keys = jax.random.split(jax.random.key(args.seed), -(-args.episodes // devices) * devices)
+    keys = jax.random.split(jax.random.key(seed), -(-episodes // devices) * devices)
     score = shards.jit(play, devices, (shards.SPLIT,), shards.SPLIT)
-    returns, lengths = (x[: args.episodes] for x in jax.device_get(score(keys)))
-    mean, std = float(returns.mean()), float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
-    half = 1.96 * std / len(returns) ** 0.5
-    print(
-        f"{config.env} ({config.backend}), {args.which} policy of {args.run}: "
-        f"return {mean:,.1f} +- {std:,.1f}, 95% interval [{mean - half:,.1f}, {mean + half:,.1f}], "
-        f"length {lengths.mean():,.0f}, {args.episodes} episodes"
+    returns, lengths = (x[:episodes] for x in jax.device_get(score(keys)))
+    return returns, lengths
+
+
+def summary(returns: np.ndarray, lengths: np.ndarray) -> str:
+    """Mean, deviation and a 95% interval of returns [episodes]."""
+    low, high = interval(returns)
+    return (
+        f"return {returns.mean():,.1f} +- {deviation(returns):,.1f}, 95% interval [{low:,.1f}, {high:,.1f}], "
+        f"length {lengths.mean():,.0f}, {len(returns)} episodes"
     )
+
+
+def deviation(returns: np.ndarray) -> float:
+    """Of a sample [episodes]; 0 for a single one."""
+    return float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
+
+
+def interval(returns: np.ndarray) -> tuple[float, float]:
+    """95% interval of the mean of returns [episodes], by the normal distribution."""
+    half = 1.96 * deviation(returns) / len(returns) ** 0.5
+    return float(returns.mean()) - half, float(returns.mean()) + half
+
+
+def run_parser(command: str, description: str | None, episodes: int) -> Parser:
+    """The options that scoring commands share."""
+    parser = Parser(prog=f"td3-brax {command}", description=description, allow_abbrev=False)
+    parser.add_argument("run", help="a run's folder")
+    parser.add_argument(
+        "--episodes", type=above_zero, default=episodes, help=f"episodes to play (default: {episodes})"
+    )
+    parser.add_argument("--seed", type=whole, default=0, help="of the initial states (default: 0)")
+    parser.add_argument("--which", choices=("best", "last"), default="best", help="policy (default: best)")
+    return parser
+
+
+def above_zero(text: str) -> int:
+    """A number of episodes or processes."""
+    value = whole(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
+    return value
+
+
+def job(argv: Sequence[str]) -> int:
+    """Print mean, deviation and a 95% interval of the return; returns the exit code."""
+    args = run_parser("eval", __doc__, 128).parse(argv)
+    try:
+        config, policy = load(args.run, args.which)
+        returns, lengths = on_device(config, policy, args.episodes, args.seed)
+    except PolicyError as error:
+        return fail(error)
+    print(f"{named(config)}, {args.which} policy of {args.run}: {summary(returns, lengths)}")
     return 0
+
+
+def named(config: Config) -> str:
+    """The task, and for brax's its physics."""
+    return f"{config.env} ({config.backend})" if config.env in BRAX_TASKS else config.env
 
 
 def main(argv: Sequence[str] | None = None) -> int:

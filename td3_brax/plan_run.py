@@ -39,10 +39,10 @@ def job(argv: Sequence[str]) -> int:
     import jax
 
     from td3_brax import aot, loop, plan
-    from td3_brax.envs.brax import BraxTask
+    from td3_brax.envs.registry import make_task
 
     config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
-    program = loop.build(config, BraxTask(config.env, config.backend))
+    program = loop.build(config, make_task(config))
     shapes = jax.eval_shape(loop.jit_init(program, config), jax.random.key(0))
     device = jax.devices()[0]
     share = plan.sharing(config.devices, device) if gpu is None else 1

@@ -14,8 +14,8 @@ import jax.monitoring
 import numpy as np
 
 from td3_brax import __version__, checkpoint, evaluate, loop, plan, shards
-from td3_brax.config import Config
-from td3_brax.envs.brax import BraxTask
+from td3_brax.config import BRAX_TASKS, Config
+from td3_brax.envs.registry import make_task
 from td3_brax.networks import OBS_CLIP, deviation
 from td3_brax.policy import Policy
 from td3_brax.state import ObsStats, Params
@@ -43,12 +43,13 @@ class Program:
 
     def __init__(self, config: Config, display: Display) -> None:
         self.config = config
-        self.task = BraxTask(config.env, config.backend)
+        self.task = make_task(config)
         self.loop = loop.build(config, self.task)
         if self.task.open_loops:
+            others = "; ant and humanoid, or --backend spring, have none" * (config.env in BRAX_TASKS)
             display.line(
-                f"note: {config.env} on {config.backend} steps with a solver loop of unknown length, which "
-                "makes a GPU wait for the host; ant and humanoid, or --backend spring, have none"
+                f"note: {config.env} steps with a solver loop of unknown length, which makes a GPU wait for "
+                f"the host{others}"
             )
         device = jax.devices()[0]
         key = jax.random.key(config.seed)

@@ -235,7 +235,7 @@ class Run:
             line(f"saved at {state.env_steps:,} steps in {out}; go on with: {again}")
             return
         try:
-            title = f"TD3 on brax {config.env} ({config.preset}, seed {config.seed})"
+            title = f"TD3 on {config.env} ({config.preset}, seed {config.seed})"
             save_curve(out / "metrics.jsonl", out / "curve.png", config.env, title)
         except OSError as error:
             line(f"warning: {out / 'curve.png'}: {error.strerror}; not saved")

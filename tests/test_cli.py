@@ -46,6 +46,10 @@ from td3_brax.schedule import make_schedule
         (["--out=1e6"], "out", "1e6"),
         (["--out", "a-b_c"], "out", "a-b_c"),
         (["--seed=0", "--seed=7"], "seed", 7),
+        (["--env_args", '{"b": [0.2, 1], "a": true}'], "env_args", '{"a": true, "b": [0.2, 1]}'),
+        (["--env-args={a: 0.1}"], "env_args", '{"a": 0.1}'),
+        (["--env_args="], "env_args", ""),
+        (["--env=playground:CheetahRun"], "env", "playground:CheetahRun"),
     ],
 )
 def test_a_value_is_read_in_the_form_it_is_given(argv: list[str], name: str, value: object) -> None:
@@ -94,6 +98,8 @@ def _values(name: str) -> st.SearchStrategy[Any]:
     meta, kind = field.metadata, str(field.type)
     if meta["choices"] or name == "preset":
         return st.sampled_from(meta["choices"] or tuple(PRESETS))
+    if meta["mapping"]:
+        return st.sampled_from(["", '{"frame_skip": 2, "healthy_z_range": [0.2, 1]}'])
     if kind == "bool":
         return st.booleans()
     if kind == "str":
@@ -377,6 +383,11 @@ FLOATS = [
     ("argv", "words"),
     [
         (["--env=antt"], ["--env=antt", "one of", "did you mean ant?"]),
+        (["--env=Ant-v3"], ["--env=Ant-v3", "playground:NAME", "did you mean Ant-v"]),
+        (["--env=HalfCheeta-v5"], ["did you mean HalfCheetah-v5?"]),
+        (["--env=Ant-v5", "--backend=spring"], ["--backend=spring", "Ant-v5 runs on mjx only"]),
+        (["--env_args={a: 1}"], ["--env_args=", "ant takes none"]),
+        (["--env=Ant-v5", "--env_args=3"], ["--env_args=3", "must be a mapping"]),
         (["--env", "half_cheetah"], ["half_cheetah", "did you mean halfcheetah?"]),
         (["--env", "Pong"], ["Pong", "ant", "walker2d"]),
         (["--backend=mjxx"], ["--backend=mjxx", "generalized", "did you mean mjx?"]),
@@ -461,7 +472,7 @@ def test_bad_config_files_are_refused_in_one_line(
     [
         (["absent"], ["absent"]),
         ([], ["run"]),
-        (["absent", "--episodes=0"], ["--episodes=0", "above 0"]),
+        (["absent", "--episodes=0"], ["--episodes", "above 0, not 0"]),
         (["absent", "--episodes=x"], ["--episodes", "x"]),
         (["absent", "--seed=x"], ["--seed", "x"]),
         (["absent", "--which=bst"], ["--which", "bst", "best", "last"]),

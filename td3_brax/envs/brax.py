@@ -1,34 +1,20 @@
-"""Brax's own tasks, carrying only what their next step reads.
-
-A brax ``State`` on the mjx backend is about 12 KB for Ant, most of it results that the next step never
-looks at. Which leaves it does read follows from the traced step by dead-code elimination; only those
-are kept between steps, so that resets, checkpoints and memory traffic stay small.
-"""
+"""Brax's own tasks."""
 
 from __future__ import annotations
 
 import contextlib
 import io
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mujoco
-import numpy as np
-from jax.interpreters import partial_eval
 
 from td3_brax.config import ConfigError
 from td3_brax.envs import cholesky
-from td3_brax.envs.task import Step
+from td3_brax.envs.quiet import quiet
+from td3_brax.envs.wrapped import WrappedTask
 
-with (
-    warnings.catch_warnings(),
-    contextlib.redirect_stdout(io.StringIO()),  # mjx reports an absent optional backend on stdout
-    contextlib.redirect_stderr(io.StringIO()),
-):
-    warnings.simplefilter("ignore")
+with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
     from brax import envs as brax_envs
     from brax import fluid
 
@@ -50,26 +36,8 @@ class _OlderNumpy:
 fluid.jp = _OlderNumpy()  # what swimmer's drag is written with
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without brax's notice of its own age, and MuJoCo's log file in the user's folder."""
-    before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(lambda _: None)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        mujoco.set_mju_user_warning(before)
-
-
-def precise() -> contextlib.AbstractContextManager[Any]:
-    """Physics keep all bits of a float32 product, whatever the learner's may do (TF32 on recent GPUs)."""
-    return jax.default_matmul_precision("highest")
-
-
-class BraxTask:
-    """A task of ``brax.envs`` as a :class:`td3_brax.envs.task.Task`.
+class BraxTask(WrappedTask):
+    """A task of ``brax.envs``.
 
     Args:
         name: a name that ``brax.envs`` registers.
@@ -79,80 +47,9 @@ class BraxTask:
     def __init__(self, name: str, backend: str = "mjx") -> None:
         with quiet():
             try:
-                self._env = brax_envs.get_environment(name, backend=backend)
+                env = brax_envs.get_environment(name, backend=backend)
             except ValueError as error:
                 if "Unsupported backend" not in str(error):
                     raise
                 raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
-        self.name = name
-        self.action_size = int(self._env.action_size)
-        self.action_low = -np.ones(self.action_size, np.float32)
-        self.action_high = np.ones(self.action_size, np.float32)
-
-        full = jax.eval_shape(self._env.reset, jax.random.key(0))
-        # Not env.observation_size, which runs a reset operation by operation: most of a minute.
-        self.obs_size = int(full.obs.shape[-1])
-        leaves, self._treedef = jax.tree.flatten(full)
-        action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
-        step = jax.make_jaxpr(self._env.step)(full, action).jaxpr
-        self.open_loops = "while" in _primitives(step, set())
-        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(full)]
-        asked = [path in (".obs", ".reward", ".done") for path in paths]
-        self._shapes = leaves
-        self._live = _live_inputs(step, asked)
-
-    def reset(self, key: jax.Array) -> tuple[list[jax.Array], jax.Array]:
-        """See :class:`td3_brax.envs.task.Task`."""
-        with precise():
-            state = self._env.reset(key)
-        return self._compact(state), state.obs
-
-    def step(self, state: list[jax.Array], action: jax.Array) -> Step:
-        """See :class:`td3_brax.envs.task.Task`."""
-        with precise():
-            after = self._env.step(self._expand(state), action)
-        return Step(
-            state=self._compact(after), obs=after.obs, reward=after.reward, terminated=after.done > 0.5
-        )
-
-    def _compact(self, state: Any) -> list[jax.Array]:
-        return [leaf for leaf, live in zip(jax.tree.leaves(state), self._live, strict=True) if live]
-
-    def _expand(self, kept: list[jax.Array]) -> Any:
-        """The full brax state; leaves that the step does not read are zeros."""
-        rest = iter(kept)
-        return jax.tree.unflatten(
-            self._treedef,
-            [
-                next(rest) if live else jnp.zeros(leaf.shape, leaf.dtype)
-                for leaf, live in zip(self._shapes, self._live, strict=True)
-            ],
-        )
-
-
-def _live_inputs(step: Any, asked: list[bool]) -> list[bool]:
-    """Which state leaves ``step`` reads, over any number of steps, for the outputs ``asked`` for."""
-    live = [False] * len(asked)
-    while True:
-        used = [a or b for a, b in zip(asked, live, strict=True)]
-        _, reads = partial_eval.dce_jaxpr(step, used)
-        grown = [a or b for a, b in zip(live, reads[: len(asked)], strict=True)]
-        if grown == live:
-            return live
-        live = grown
-
-
-def _primitives(jaxpr: Any, seen: set[int]) -> set[str]:
-    """Names of all primitives in ``jaxpr``; inner functions that are shared are visited once."""
-    if id(jaxpr) in seen:
-        return set()
-    seen.add(id(jaxpr))
-    names = set()
-    for eqn in jaxpr.eqns:
-        names.add(eqn.primitive.name)
-        for value in eqn.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                inner = getattr(inner, "jaxpr", inner)
-                if hasattr(inner, "eqns"):
-                    names |= _primitives(inner, seen)
-    return names
+        super().__init__(name, env)

@@ -1,0 +1,58 @@
+"""MuJoCo Playground's tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from td3_brax.config import PLAYGROUND, ConfigError, nearest
+from td3_brax.envs.quiet import quiet
+from td3_brax.envs.wrapped import WrappedTask
+
+
+class PlaygroundTask(WrappedTask):
+    """A task of ``mujoco_playground``, on MJX's JAX implementation unless ``args`` say otherwise.
+
+    Where observations are named, the one that a robot itself has is taken: ``state``.
+
+    Args:
+        name: a name that Playground registers.
+        args: overrides of the task's own configuration, such as ``{"impl": "warp"}``.
+    Raises:
+        ConfigError: it is not installed, or has no such task or override.
+    """
+
+    def __init__(self, name: str, args: Mapping[str, Any]) -> None:
+        with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                from mujoco_playground import registry
+            except ImportError as error:
+                raise ConfigError(
+                    "env",
+                    PLAYGROUND + name,
+                    f"needs MuJoCo Playground: pip install 'td3-brax[playground]' ({error})",
+                ) from None
+            if name not in registry.ALL_ENVS:
+                named = [PLAYGROUND + other for other in registry.ALL_ENVS]
+                raise ConfigError(
+                    "env",
+                    PLAYGROUND + name,
+                    f"Playground has no such task{nearest(PLAYGROUND + name, named)}; {', '.join(named)}",
+                )
+            known = registry.get_default_config(name)
+            for key in args:
+                if key not in known:
+                    raise ConfigError(
+                        "env_args", key, f"{name} takes {', '.join(known)}{nearest(key, known)}"
+                    )
+            env = registry.load(name, config_overrides={"impl": "jax"} | dict(args))
+        super().__init__(PLAYGROUND + name, env, own_observation)
+
+
+def own_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
+    """[O] the observation, or of named ones ``state``."""
+    return obs["state"] if isinstance(obs, Mapping) else obs

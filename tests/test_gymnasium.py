@@ -1,0 +1,269 @@
+"""Gymnasium's tasks on MJX against the real Gymnasium environments, one step from the same state."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from scipy import stats
+
+from td3_brax import score
+from td3_brax.config import GYMNASIUM_TASKS, ConfigError
+from td3_brax.envs import gymnasium as ours
+from td3_brax.envs import physics
+from td3_brax.envs.gymnasium import GymnasiumTask, make
+from td3_brax.envs.quiet import mjx, precise
+from td3_brax.envs.wrapped import _primitives
+from td3_brax.policy import load_policy
+
+POLICIES = Path(__file__).parent / "policies"
+"""Trained ones; see the folder's README."""
+STATES = 1000
+CLOSE = 1e-3
+"""Percentile 99 of errors in observation and reward."""
+CLOSER = 1e-5
+"""The same in positions."""
+
+
+@functools.cache
+def real(name: str, **args: Any) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        env = gymnasium.make(name, **args).unwrapped
+    env.reset(seed=0)
+    return env
+
+
+@functools.cache
+def task_of(name: str) -> GymnasiumTask:
+    return make(name, {})
+
+
+def visited(name: str, count: int, **args: Any) -> dict[str, np.ndarray]:
+    """States that random policies of several strengths and a trained one visit, and a real step from each."""
+    env, once = real(name, **args), real(name, render_mode=None, **args)
+    file = POLICIES / f"{name.rsplit('-v')[0]}.npz"
+    policy = load_policy(file) if file.exists() and not args else None
+    rng = np.random.default_rng(0)
+    low, high = env.action_space.low, env.action_space.high
+    rows: list[dict[str, Any]] = []
+    while len(rows) < count:
+        obs, _ = env.reset(seed=int(rng.integers(2**31)))
+        strength = rng.choice([0.3, 1.0])
+        trained = policy is not None and rng.random() < 0.5
+        held = rng.uniform(-1, 1, low.shape)
+        for _ in range(rng.integers(20, 120)):
+            if rng.random() < 0.5:
+                held = rng.uniform(-1, 1, low.shape)
+            action = np.asarray(policy(obs) + 0.1 * held if trained and policy else strength * held)
+            action = np.clip(action, -1, 1).astype(np.float32)
+            control = low + (action + 1) * (0.5 * (high - low))
+            row = {
+                "qpos": env.data.qpos.copy(),
+                "qvel": env.data.qvel.copy(),
+                "qacc": env.data.qacc_warmstart.copy(),
+                "action": action,
+            }
+            once.set_state(row["qpos"], row["qvel"])
+            row["next_obs"], row["reward"], row["terminated"], _, _ = once.step(control)
+            row["next_qpos"] = once.data.qpos.copy()
+            rows.append(row)
+            obs, _, ended, _, _ = env.step(control)
+            if ended:
+                break
+    return {key: np.stack([np.asarray(row[key]) for row in rows[:count]]) for key in rows[0]}
+
+
+def ours_from(task: GymnasiumTask, at: dict[str, np.ndarray]) -> Any:
+    """A step of ours from the same states, started as set_state does."""
+
+    def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, action: jax.Array) -> Any:
+        state, _ = task.start(qpos, qvel)
+        return task.step(state.replace(physics=state.physics.replace(qacc=qacc)), action)
+
+    inputs = [jnp.asarray(at[key], jnp.float32) for key in ("qpos", "qvel", "qacc", "action")]
+    return jax.device_get(jax.jit(jax.vmap(step))(*inputs))
+
+
+def percentile(a: np.ndarray, b: np.ndarray, q: float = 99) -> float:
+    """Over states, of the largest error in each."""
+    return float(np.percentile(np.abs(a - b).reshape(len(a), -1).max(axis=1), q))
+
+
+def compare(task: GymnasiumTask, at: dict[str, np.ndarray]) -> None:
+    out = ours_from(task, at)
+    assert (out.terminated == at["terminated"]).all()
+    assert percentile(out.reward, at["reward"]) < CLOSE
+    assert out.obs.shape == at["next_obs"].shape
+    assert percentile(out.obs, at["next_obs"]) < CLOSE
+    assert percentile(out.state.physics.qpos, at["next_qpos"]) < CLOSER
+
+
+@pytest.mark.parametrize("name", [n for n in GYMNASIUM_TASKS if n.endswith("5")])
+def test_a_step_is_gymnasiums(name: str) -> None:
+    compare(task_of(name), visited(name, STATES))
+
+
+@pytest.mark.parametrize("name", ["Ant-v4", "InvertedDoublePendulum-v4", "Reacher-v4"])
+def test_so_is_one_of_version_4_where_it_differs(name: str) -> None:
+    compare(task_of(name), visited(name, 200))
+
+
+def test_ants_arguments_are_gymnasiums() -> None:
+    args: dict[str, Any] = {
+        "frame_skip": 2,
+        "ctrl_cost_weight": 0.1,
+        "contact_cost_weight": 0.01,
+        "contact_force_range": [-0.5, 2.0],
+        "forward_reward_weight": 2,
+        "healthy_reward": 0.5,
+        "healthy_z_range": [0.4, 0.8],
+        "terminate_when_unhealthy": False,
+        "exclude_current_positions_from_observation": False,
+        "include_cfrc_ext_in_observation": True,
+    }
+    named = {k: tuple(v) if isinstance(v, list) else v for k, v in args.items()}
+    compare(make("Ant-v5", args), visited("Ant-v5", 200, **named))
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "says"),
+    [
+        ("Ant-v5", {"ctrl_cost_wieght": 1}, ["ctrl_cost_wieght", "did you mean ctrl_cost_weight?"]),
+        ("Ant-v5", {"xml_file": "other.xml"}, ["xml_file", "healthy_z_range"]),
+        ("Ant-v5", {"healthy_z_range": 1}, ["healthy_z_range: 1", "two numbers"]),
+        ("Ant-v5", {"terminate_when_unhealthy": 1}, ["terminate_when_unhealthy: 1", "true or false"]),
+        ("Hopper-v5", {"frame_skip": 0}, ["frame_skip: 0", "above 0"]),
+        ("Reacher-v4", {"frame_skip": 2}, ["frame_skip", "takes none"]),
+        ("HalfCheetah-v5", {"ctrl_cost_weight": "much"}, ["ctrl_cost_weight: much", "a number"]),
+    ],
+)
+def test_a_wrong_argument_is_named(name: str, args: dict[str, Any], says: list[str]) -> None:
+    with pytest.raises(ConfigError) as error:
+        make(name, args)
+    assert all(text in str(error.value) for text in says), error.value
+
+
+def test_another_model_than_the_tested_one_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"
+    )
+    before = ours.fingerprint(model)
+    model.geom_size[0] *= 1.001
+    assert ours.fingerprint(model) != before
+    monkeypatch.setitem(ours.FINGERPRINTS, "ant.xml", "another")
+    with pytest.raises(ConfigError, match=r"another ant.xml than tested"):
+        make("Ant-v5", {})
+
+
+@pytest.mark.parametrize("name", [n for n in GYMNASIUM_TASKS if n.endswith("5")])
+def test_initial_states_have_gymnasiums_distribution(name: str) -> None:
+    task, env = task_of(name), real(name)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    state, obs = jax.device_get(jax.jit(jax.vmap(task.reset))(keys))
+    theirs = []
+    for seed in range(300):
+        first, _ = env.reset(seed=seed)
+        theirs.append(np.concatenate([env.data.qpos, env.data.qvel, first]))
+    mine = np.concatenate([state.physics.qpos, state.physics.qvel, obs], axis=1)
+    for ours_of, theirs_of in zip(mine.T, np.array(theirs).T, strict=True):
+        if np.ptp(theirs_of) < 1e-6:
+            np.testing.assert_allclose(ours_of, theirs_of[0], atol=1e-6)
+        else:
+            assert stats.ks_2samp(ours_of, theirs_of).pvalue > 1e-5
+    assert task.open_loops is False
+    state = jax.eval_shape(task.reset, keys[0])[0]
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)) < 1024
+    assert (task.action_low, task.action_high) == (env.action_space.low, env.action_space.high)
+
+
+@pytest.mark.parametrize("name", ["Ant-v5", "Hopper-v5", "HalfCheetah-v5"])
+def test_a_step_has_no_loop_of_unknown_length(name: str) -> None:
+    task = task_of(name)
+    state, _ = jax.eval_shape(task.reset, jax.random.key(0))
+    step = jax.make_jaxpr(task.step)(state, jax.ShapeDtypeStruct((task.action_size,), jnp.float32))
+    assert "while" not in _primitives(step.jaxpr, set())
+    assert "scan" in _primitives(step.jaxpr, set())
+
+
+def test_the_ant_stands() -> None:
+    """With too few contacts it would sink through the floor."""
+    task = task_of("Ant-v5")
+    start, _ = task.start(jnp.asarray(task.model.qpos0, jnp.float32), jnp.zeros(task.model.nv))
+
+    def step(state: Any, _: None) -> Any:
+        out = task.step(state, jnp.zeros(8))
+        return out.state, (out.state.physics.qpos[2], out.terminated)
+
+    _, (height, terminated) = jax.jit(lambda s: jax.lax.scan(step, s, length=200))(start)
+    env = real("Ant-v5")
+    env.set_state(task.model.qpos0, np.zeros(task.model.nv))
+    theirs = []
+    for _ in range(200):
+        env.step(np.zeros(8))
+        theirs.append(env.data.qpos[2])
+    assert not terminated.any()
+    np.testing.assert_allclose(height, theirs, atol=1e-3)
+
+
+def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
+    task = task_of("Ant-v5")
+    at = visited("Ant-v5", STATES)
+
+    def active(qpos: jax.Array, qvel: jax.Array) -> jax.Array:
+        state = physics.State(qpos=qpos, qvel=qvel, qacc=jnp.zeros_like(qvel))
+        return task.physics.forward(state, jnp.zeros(8)).active
+
+    most = jax.jit(jax.vmap(active))(jnp.float32(at["qpos"]), jnp.float32(at["qvel"])).max()
+    assert 4 <= most <= task.physics.contacts.most
+
+
+def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
+    """When MJX's is too, ``Contacts.frames`` has no purpose any more."""
+    task = task_of("Ant-v5")
+    model, data = task.model, mujoco.MjData(task.model)
+    data.qpos[2] = 0.6
+    data.qpos[3:7] = [np.cos(0.7), np.sin(0.7), 0, 0]  # on its side: legs that stand upright
+    mujoco.mj_forward(model, data)
+    assert data.ncon > 0
+
+    def frames(qpos: jax.Array) -> Any:
+        m = task.physics.model
+        d = mjx.collision(m, mjx.kinematics(m, mjx.make_data(m).replace(qpos=qpos)))
+        c = d._impl.contact
+        return c.geom, c.pos, c.frame, task.physics.contacts.frames(d)
+
+    with precise():
+        geom, pos, theirs, mine = jax.device_get(jax.jit(frames)(jnp.float32(data.qpos)))
+    apart = []
+    for contact in data.contact:
+        same = [i for i in range(len(geom)) if set(geom[i]) == set(contact.geom)]
+        i = min(same, key=lambda i: float(np.abs(pos[i] - contact.pos).max()))
+        np.testing.assert_allclose(mine[i], contact.frame.reshape(3, 3), atol=1e-5)
+        apart.append(float(np.abs(theirs[i] - contact.frame.reshape(3, 3)).max()))
+    assert max(apart) > 0.1, "MJX aligns the frame itself now: delete Contacts.frames"
+
+
+def test_a_policy_is_scored_in_the_real_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "policy_best.npz").write_bytes((POLICIES / "InvertedPendulum.npz").read_bytes())
+    (run / "config.json").write_text('{"env": "InvertedPendulum-v5", "preset": "paper"}')
+    assert score.main([str(run), "--episodes=3", "--processes=2"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("return 1,000.0 +- 0.0") == 2, printed
+    assert "the intervals overlap" in printed
+    assert score.main([str(run), "--gym=Ant-v5"]) == 2
+    assert "takes 4 observations and gives 1 actions; Ant-v5 has 105 and 8" in capsys.readouterr().err
+    assert score.main([str(run), "--gym=ant-v5"]) == 2
+    assert "did you mean Ant-v5?" in capsys.readouterr().err
