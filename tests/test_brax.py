@@ -46,10 +46,21 @@ def factors(key, n):
 keys = jax.random.split(jax.random.key(0), 2)
 for n in (14, 23):
     assert jnp.isfinite(jax.pmap(lambda key: factors(key, n))(keys)).all()
+def solves(key):
+    a = jnp.tril(jax.random.normal(key, (2048, 14, 14)) / 14) + jnp.eye(14)
+    def again(_, x):
+        half = jax.scipy.linalg.solve_triangular(a, x, lower=True)
+        x = jax.scipy.linalg.solve_triangular(2 * a, x + half, lower=True, trans="T")
+        return x / jnp.abs(x).max()
+    return jax.lax.fori_loop(0, 300, again, jnp.ones((2048, 14, 1))), a
+x, a = jax.pmap(solves)(keys)
+assert jnp.isfinite(x).all()
+y = jax.jit(lambda a, x: jax.scipy.linalg.solve_triangular(a, x, lower=True))(a[0], x[0])
+assert jnp.allclose(a[0] @ y, x[0], atol=1e-4)
 """
 
 
-def test_factors_on_as_many_devices_as_cores_never_wait_for_each_other():
+def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_other():
     """JAX 0.10 alone does not come back from this where there are two cores."""
     flags = "--xla_force_host_platform_device_count=2 --xla_cpu_enable_concurrency_optimized_scheduler=true"
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "NPROC": "2"}

@@ -1,8 +1,8 @@
-"""Cholesky factors on a CPU with JAX before 0.11.2, whose own may wait for ever.
+"""Cholesky factors and triangular solves on a CPU with JAX before 0.11.2, whose own may wait for ever.
 
-There LAPACK's kernel splits a large batch into tasks for XLA's thread pool and waits for them on a thread of
+There LAPACK's kernels split a large batch into tasks for XLA's thread pool and wait for them on a thread of
 that same pool. As many of these kernels at once as there are threads, such as one on each of two devices
-with two cores, and no thread is left for the tasks. Small batches it factors in place: those stay with it.
+with two cores, and no thread is left for the tasks. Small batches they take in place: those stay with them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.interpreters import mlir
 
 IN_PLACE = 36_000, 500_000
-"""LAPACK's kernel was seen to factor batches of B matrices [n, n] in place up to these B n^2 and B n^3."""
+"""LAPACK's kernels were seen to take batches of B matrices [n, n] in place up to these B n^2 and B n^3."""
 
 
 def factor(a: jax.Array) -> jax.Array:
@@ -35,18 +35,31 @@ def needed() -> bool:
     return tuple(int(part) for part in jax.__version__.split(".")[:3]) < (0, 11, 2)
 
 
+def is_small(shape: tuple[int, ...]) -> bool:
+    """Whether LAPACK takes matrices [..., n, n] of this shape in place."""
+    *batch, n, _ = shape
+    count = math.prod(batch)
+    return count * n**2 <= IN_PLACE[0] and count * n**3 <= IN_PLACE[1]
+
+
 def install() -> None:
-    """Factor large batches on a CPU by :func:`factor`, in all programs compiled from now on."""
+    """Take large batches on a CPU without LAPACK, in all programs compiled from now on.
+
+    Factors are :func:`factor`'s, solves XLA's own.
+    """
     if not needed():
         return
     from jax._src.lax import linalg
 
     ours = mlir.lower_fun(factor, multiple_results=False)
 
-    def lower(ctx: Any, operand: Any) -> Any:
-        *batch, n, _ = ctx.avals_in[0].shape
-        count = math.prod(batch)
-        small = count * n**2 <= IN_PLACE[0] and count * n**3 <= IN_PLACE[1]
-        return (linalg._cholesky_cpu_lowering if small else ours)(ctx, operand)
+    def lower_factor(ctx: Any, operand: Any) -> Any:
+        return (linalg._cholesky_cpu_lowering if is_small(ctx.avals_in[0].shape) else ours)(ctx, operand)
 
-    mlir.register_lowering(linalg.cholesky_p, lower, platform="cpu")
+    def lower_solve(ctx: Any, a: Any, b: Any, **how: Any) -> Any:
+        small = is_small(ctx.avals_in[0].shape)
+        xlas = linalg._triangular_solve_lowering
+        return (linalg._triangular_solve_cpu_lower if small else xlas)(ctx, a, b, **how)
+
+    mlir.register_lowering(linalg.cholesky_p, lower_factor, platform="cpu")
+    mlir.register_lowering(linalg.triangular_solve_p, lower_solve, platform="cpu")

@@ -251,7 +251,7 @@ class Contacts:
         )
 
     def on_bodies(self, d: Any, touch: Touch, forces: jax.Array) -> jax.Array:
-        """[nbody, 6] MuJoCo's ``cfrc_ext`` for edge ``forces`` [4 C]: torque about the tree's centre, force."""
+        """[nbody, 6] MuJoCo's ``cfrc_ext`` for edge ``forces`` [4 C]: torque about its tree, then force."""
         edges = forces.reshape(-1, 2, 2)
         sides = touch.friction[:, None] * (edges[:, :, 0] - edges[:, :, 1])
         local = jnp.concatenate([edges.sum(axis=(1, 2))[:, None], sides], axis=1)
