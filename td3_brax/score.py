@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -15,6 +14,7 @@ import numpy as np
 from td3_brax.cli import fail, guarded
 from td3_brax.config import BRAX_TASKS, GYMNASIUM_TASKS, ConfigError, nearest
 from td3_brax.device import cores
+from td3_brax.envs.quiet import quiet
 from td3_brax.evaluate_run import above_zero, interval, load, named, on_device, run_parser, summary
 from td3_brax.policy import Policy, PolicyError
 
@@ -23,8 +23,7 @@ def make(name: str, args: Mapping[str, Any]) -> Any:
     """The Gymnasium environment, time limit and all."""
     import gymnasium
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Gymnasium's notice that a version 5 exists
+    with quiet():
         return gymnasium.make(name, **args)
 
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.envs.quiet import mjx
+from td3_brax.envs.mjx import mjx
 
 MIN_VALUE = 1e-15
 """MuJoCo's mjMINVAL."""

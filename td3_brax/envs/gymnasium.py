@@ -23,8 +23,9 @@ import numpy as np
 
 from td3_brax.config import ConfigError, nearest
 from td3_brax.envs import physics
+from td3_brax.envs.mjx import precise
 from td3_brax.envs.physics import Forward, Physics
-from td3_brax.envs.quiet import precise, quiet
+from td3_brax.envs.quiet import quiet
 from td3_brax.envs.task import Step
 
 NOT_TAKEN = ("self", "xml_file", "default_camera_config", "kwargs")

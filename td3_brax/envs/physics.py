@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import mujoco
 
 from td3_brax.envs.constraints import Contacts, Limits, accelerations, solve
-from td3_brax.envs.quiet import mjx
+from td3_brax.envs.mjx import mjx
 
 
 @flax.struct.dataclass

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import partial_eval
 
-from td3_brax.envs.quiet import precise
+from td3_brax.envs.mjx import precise
 from td3_brax.envs.task import Step
 
 
