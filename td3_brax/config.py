@@ -235,6 +235,13 @@ class Config:
         at_most=1,
     )
 
+    wandb: str = option(
+        "disabled",
+        "saving",
+        "Weights & Biases, in project WANDB_PROJECT (online by default for runs that a sweep starts)",
+        choices=("online", "offline", "disabled"),
+        may_change=True,
+    )
     checkpoint_every_min: float = option(
         5.0,
         "saving",

@@ -148,6 +148,8 @@ class Start:
     tail: tuple[int, str]
     """Of ``metrics.jsonl``."""
     versions: dict[str, str]
+    wandb_id: str | None
+    """Of the W&B run that it goes on with."""
     files: dict[str, bytes]
     """The run's policies as they were."""
 
@@ -166,7 +168,8 @@ def go_on(out: Path, auto: bool, say: Callable[[str], None]) -> Start | None:
             arrays, host, files = checkpoint.load(path)
             place, text = host["tail"]
             outcome = Outcome(**host["outcome"])
-            return Start(arrays, outcome, (int(place), str(text)), dict(host["versions"]), files)
+            tail = int(place), str(text)
+            return Start(arrays, outcome, tail, dict(host["versions"]), host["wandb_id"], files)
         except (checkpoint.CheckpointError, KeyError, TypeError, ValueError) as error:
             say(f"warning: {error}; taking the checkpoint before it")
     if auto and not folders:

@@ -22,6 +22,7 @@ from td3_brax.folder import Outcome, Start
 from td3_brax.policy import save_policy
 from td3_brax.schedule import make_schedule
 from td3_brax.tracking import Display, JsonLines, Report, duration
+from td3_brax.wandb_run import WandbRun
 
 INTERRUPTED = 130
 """Ctrl-C, or W&B's own stop: not to be started again."""
@@ -63,6 +64,10 @@ class Signals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def stop(self) -> None:
+        """As Ctrl-C does; from any thread."""
+        self._act(signal.SIGINT, None)
+
     def _act(self, number: int, _: object) -> None:
         code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
         if not self.training:
@@ -84,10 +89,12 @@ class Run:
         self.display = Display(self.schedule.total_env_steps)
         self.checkpoints = Checkpoints(out, config.checkpoint_keep)
         self.state = Outcome()
-        self._began = self._saved = began
+        self._began = self._saved = self._command = began
         self._start = start
         self._blocked_s = 0.0
         self._told = False
+        self._trained_s = self._evaluated_s = 0.0
+        self.wandb: WandbRun | None = None
         if start:
             self.state = start.outcome
             self._began -= self.state.wall_s
@@ -97,9 +104,13 @@ class Run:
         if self.state.chunk >= self.schedule.chunks:
             self.display.line(f"{self.out} is complete: {self.state.env_steps:,} steps; nothing to do")
             return 0
+        display, schedule, state = self.display, self.schedule, self.state
+        if self.config.wandb != "disabled":
+            before = self._start.wandb_id if self._start else None
+            self.wandb = WandbRun(self.config, self.out, before, signals.stop, display.line)
         from td3_brax.program import Program
 
-        display, schedule, state = self.display, self.schedule, self.state
+        self._imported = time.perf_counter()
         self.program = Program(self.config, display)
         self.log = JsonLines(self.out / "metrics.jsonl", display.line)
         if self._start:
@@ -126,7 +137,27 @@ class Run:
         self.log.close()
         display.close()
         self._close(code)
+        if self.wandb:
+            files = [self.out / name for name in ("curve.png", "policy_best.npz", "policy_last.npz")]
+            left = self.wandb.close(
+                code, code == PREEMPTED, self._summary(), [path for path in files if path.exists()]
+            )
+            if left:
+                display.line(left)
         return code
+
+    def _summary(self) -> Report:
+        """What the run came to, and where its time went."""
+        return {
+            "eval/return_best": self.state.best if math.isfinite(self.state.best) else None,
+            "wall_s": self.state.wall_s,
+            "time/import_s": self._imported - self._command,
+            "time/compile_s": self.program.compile_s,
+            "time/train_s": self._trained_s,
+            "time/eval_s": self._evaluated_s,
+            "compile_cache_hit": self.program.cached,
+            "device": versions()["device"],
+        }
 
     def _go_on(self, start: Start) -> None:
         """Put everything back as it was at the checkpoint."""
@@ -148,7 +179,9 @@ class Run:
     def _chunk(self, signals: Signals) -> int:
         """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
         state, schedule, config = self.state, self.schedule, self.config
+        began = time.perf_counter()
         report = self.program.run_chunk()
+        self._trained_s += time.perf_counter() - began
         before, state.env_steps, state.chunk = state.env_steps, report["env_steps"], state.chunk + 1
         evaluated = state.chunk % schedule.chunks_per_eval == 0
         stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
@@ -162,6 +195,7 @@ class Run:
         state.wall_s, self._blocked_s = report["wall_s"], 0.0
         self.log.write(report)
         if stopped:
+            self._track(report)
             self.display.line(
                 f"stopped: a loss or gradient was not finite, first between {before:,} and "
                 f"{state.env_steps:,} steps; that update was not made"
@@ -177,12 +211,19 @@ class Run:
         if not evaluated and code != PREEMPTED and (code or state.chunk == schedule.chunks):
             # Not a line that a run which was not stopped would have: it takes the last one's place.
             self.log.rewrite_last(report := report | self._evaluate())
+        self._track(report)
         self.display.show(report)
         return code
+
+    def _track(self, report: Report) -> None:
+        """Send one report to W&B, if there is one."""
+        if self.wandb:
+            self.wandb.log(self.state.chunk, report)
 
     def _evaluate(self) -> Report:
         """Score the present policy, and save it as the last one, and as the best if it is."""
         state, report = self.state, self.program.evaluate(self.state.env_steps)
+        self._evaluated_s += report["time/eval_s"]
         state.return_mean, state.return_std = report["eval/return_mean"], report["eval/return_std"]
         policy = self.program.policy({"env_steps": state.env_steps, "return_mean": state.return_mean})
         names = ["policy_last.npz"]
@@ -205,6 +246,7 @@ class Run:
                 "env_steps": self.state.env_steps,
                 "outcome": dataclasses.asdict(self.state),
                 "tail": self.log.tail,
+                "wandb_id": self.wandb.id if self.wandb else None,
                 "versions": versions(),
             },
             [self.out / "policy_best.npz", self.out / "policy_last.npz"],
@@ -264,6 +306,8 @@ def job(argv: Sequence[str]) -> int:
     """``td3-brax train``; returns the exit code."""
     began = time.perf_counter()
     explicit, resume = parse_train(argv)
+    if os.environ.get("WANDB_SWEEP_ID"):
+        explicit = {"wandb": "online"} | explicit
     run = folder.find(resume, explicit)
     if run is not None:
         explicit = folder.options(run, explicit)

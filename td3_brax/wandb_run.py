@@ -1,0 +1,154 @@
+"""One Weights & Biases run beside a training run: begun while the program compiles, never in its way.
+
+What W&B can't take (no network, no key, a server that stops answering) stays in the run's folder, from where
+``wandb sync`` sends it later.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillWaiting
+from pathlib import Path
+from typing import Any
+
+from td3_brax.config import Config
+from td3_brax.tracking import Report
+
+PROJECT = "td3-brax"
+"""Where runs go unless WANDB_PROJECT says otherwise."""
+ANSWER_S = 30.0
+"""How long W&B may take to answer at the beginning, which is beside the compiling."""
+FINISH_S = 8.0
+"""How long it may take for each step of the end: to get the policies, the last lines, and to close."""
+
+
+class WandbRun:
+    """A W&B run of its own or, under a sweep's agent, the sweep's.
+
+    Args:
+        out: the run's folder; W&B's files go into it.
+        run_id: of the W&B run that this goes on with.
+        stop: called, from another thread, when W&B asks the run to stop.
+        say: takes a line for people.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        run_id: str | None,
+        stop: Callable[[], None],
+        say: Callable[[str], None],
+    ) -> None:
+        self.id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        self._config, self._out, self._stop, self._say = config, out, stop, say
+        self._waiting: list[tuple[int, Report]] = []
+        self._why_offline = ""
+        self._closed = False
+        with ThreadPoolExecutor(1) as pool:
+            self._begun: Future[Any] = pool.submit(self._begin)
+            pool.shutdown(wait=False)
+
+    def _begin(self) -> Any:
+        """Import W&B and begin the run; offline where it can't be online."""
+        import wandb
+
+        mode = self._config.wandb
+        try:
+            wandb.setup(wandb.Settings(silent=True))
+            if mode == "online" and not wandb.login(prompt=False):
+                raise ConnectionError("no key; see `wandb login`")
+            return self._init(mode)
+        except Exception as error:  # W&B raises many kinds, some of them only in use by it
+            if mode == "offline":
+                raise
+            self._why_offline = " ".join(str(error).split())[:200]
+            self._say(f"warning: W&B: {self._why_offline}; what it would have got stays in {self._out}/wandb")
+            return self._init("offline")
+
+    def _init(self, mode: Any) -> Any:
+        import wandb
+
+        run = wandb.init(
+            id=self.id,
+            resume="allow",
+            mode=mode,
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            name=self._out.name,
+            dir=self._out,
+            config=dataclasses.asdict(self._config),
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                init_timeout=ANSWER_S,
+                finish_timeout=FINISH_S,
+                finish_timeout_raises=True,
+                stop_fn=self._stop,
+            ),
+        )
+        run.define_metric("env_steps")
+        run.define_metric("*", step_metric="env_steps")
+        if mode == "online":
+            self._say(f"W&B: {run.url}")
+        return run
+
+    def log(self, chunk: int, report: Report) -> None:
+        """One report; those that W&B has already, from before a run went on, are left out."""
+        self._waiting.append((chunk, {k: v for k, v in report.items() if v is not None}))
+        if self._begun.done():
+            self._flush()
+
+    def _flush(self) -> None:
+        run = self._begun.result()
+        for chunk, report in self._waiting:
+            if chunk >= run.step:
+                run.log(report, step=chunk)
+        self._waiting = []
+
+    def close(self, code: int, preempted: bool, summary: Mapping[str, Any], files: Sequence[Path]) -> str:
+        """End the run with exit code ``code``; ``preempted`` runs of a sweep are queued again.
+
+        Returns:
+            what to do for W&B to get the rest, or nothing.
+        """
+        try:
+            run = self._begun.result(timeout=FINISH_S)
+            self._flush()
+            run.summary.update(summary)
+            if not preempted:
+                sending = threading.Thread(target=self._send, args=(run, files), daemon=True)
+                sending.start()
+                sending.join(FINISH_S)
+            self._closed = True
+            elif run.sweep_id:
+                run.mark_preempting()
+            run.finish(exit_code=code)
+        except StillWaiting:
+            self._why_offline = "no answer"
+        except Exception as error:
+            self._why_offline = " ".join(str(error).split())[:200]
+        folders = sorted((self._out / "wandb").glob("*run-*"))
+        if (self._why_offline or self._config.wandb == "offline") and folders:
+            return f"send it to W&B with: wandb sync {folders[-1]}"
+        return f"warning: W&B: {self._why_offline}" if self._why_offline else ""
+
+    def _send(self, run: Any, files: Sequence[Path]) -> None:
+        """The curve as a picture, the policies as an artifact, which a server may refuse."""
+        import wandb
+
+        try:
+            artifact = wandb.Artifact(f"policy-{self.id}", type="model")
+            for path in files:
+                if path.suffix == ".png":
+                    run.log({"curve": wandb.Image(str(path))})
+                else:
+                    artifact.add_file(str(path))
+            run.log_artifact(artifact)
+        except Exception as error:
+            if not self._closed:
+                self._say(f"warning: W&B: {' '.join(str(error).split())[:200]}; it got no policies")

@@ -1,0 +1,177 @@
+"""Weights & Biases through its real client, against a stand-in of its server on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from standin import StandIn
+
+OPTIONS = [
+    "--env=inverted_pendulum",
+    "--backend=spring",
+    "--preset=paper",
+    "--num_envs=8",
+    "--updates_per_env_step=0.125",
+    "--hidden_sizes=[32, 32]",
+    "--batch_size=32",
+    "--replay_capacity=2000",
+    "--warmup_env_steps=192",
+    "--report_every=128",
+    "--eval_every=256",
+    "--eval_episodes=4",
+]
+IMPATIENT = """
+import sys
+import td3_brax.wandb_run
+from td3_brax import train
+td3_brax.wandb_run.ANSWER_S = td3_brax.wandb_run.FINISH_S = 4.0
+sys.exit(train.main(sys.argv[1:]))
+"""
+LONG = "--total_env_steps=100_000_000"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
+    with StandIn() as standing:
+        yield standing
+
+
+def start(out: Path, server: StandIn, *argv: str, **environment: str) -> subprocess.Popen[str]:
+    """A run in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+    return subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, *OPTIONS, f"--out={out}", *argv],
+        env=clean | server.environment(out.parent) | cache | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    return process.communicate(timeout=120)[0]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < until
+        assert process.poll() is None, finish(process)
+        time.sleep(0.05)
+
+
+def written(out: Path) -> list[dict[str, float]]:
+    """The reports in ``metrics.jsonl``, as W&B gets them."""
+    lines = (out / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if v is not None} for line in lines]
+
+
+def sent(server: StandIn, run: str) -> list[dict[str, float]]:
+    """The reports that arrived, in order; without what the client adds."""
+    lines = [server.history[run][place] for place in sorted(server.history[run])]
+    return [{k: v for k, v in line.items() if not k.startswith("_") and k != "curve"} for line in lines]
+
+
+def test_a_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(out, server, "--total_env_steps=1024", "--wandb=online", WANDB_RUN_ID="whole")
+    printed = finish(process)
+    assert process.returncode == 0, printed
+    assert f"W&B: {server.url}/someone/td3-brax/runs/whole" in printed
+    reports = [line for line in sent(server, "whole") if line]
+    assert reports == written(out)
+    assert len(reports) == 8
+    config = server.config["whole"]
+    options = json.loads((out / "config.json").read_text())
+    assert {name: config[name] for name in options} == options
+    summary = server.summary["whole"]
+    assert summary["eval/return_best"] == max(r.get("eval/return_mean", 0) for r in reports)
+    times = [summary[f"time/{part}_s"] for part in ("import", "compile", "train", "eval")]
+    assert min(times) > 0
+    assert sum(times) < summary["wall_s"] + 1
+    assert summary["device"] == "cpu"
+    assert isinstance(summary["compile_cache_hit"], bool)
+    assert server.ends["whole"][-1] == {"complete": True, "exitcode": 0}
+
+
+def test_a_preempted_run_of_a_sweep_is_queued_again_and_goes_on_as_the_same(
+    server: StandIn, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    sweep = {"WANDB_SWEEP_ID": "abc", "WANDB_RUN_ID": "preempted"}
+    process = start(out, server, LONG, "--resume=auto", **sweep)  # online, as a sweep started it
+    wait_for(lambda: len(server.history.get("preempted", {})) > 2, process)
+    process.send_signal(signal.SIGTERM)
+    printed = finish(process)
+    assert process.returncode == 75, printed
+    assert any(end.get("preempting") for end in server.ends["preempted"])
+    assert server.ends["preempted"][-1]["exitcode"] == 75
+    before = len(server.history["preempted"])
+
+    process = start(out, server, LONG, "--resume=auto", **sweep)
+    wait_for(lambda: len(server.history["preempted"]) > before + 2, process)
+    server.stopped.add("preempted")  # as W&B's own stop button does
+    printed = finish(process)
+    assert process.returncode == 130, printed
+    assert "stopped early" in printed
+    reports = [line for line in sent(server, "preempted") if line]
+    assert [line["env_steps"] for line in reports] == [128 * (i + 1) for i in range(len(reports))]
+    assert reports == written(out)
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WANDB_BASE_URL": "http://127.0.0.1:9"}, "warning: W&B: "),
+        ({"WANDB_API_KEY": "short"}, "warning: W&B: "),
+        ({"WANDB_API_KEY": ""}, "warning: W&B: no key; see `wandb login`"),
+    ],
+)
+def test_without_network_or_key_training_goes_on_and_says_how_to_sync(
+    server: StandIn, tmp_path: Path, environment: dict[str, str], says: str
+) -> None:
+    out = tmp_path / "run"
+    process = start(out, server, "--total_env_steps=512", "--wandb=online", **environment)
+    printed = finish(process)
+    assert process.returncode == 0, printed
+    assert says in printed
+    assert len(written(out)) == 4
+    folder = printed.strip().splitlines()[-1].removeprefix("send it to W&B with: wandb sync ")
+    assert [file.suffix for file in Path(folder).glob("*.wandb")] == [".wandb"]
+
+
+def test_a_server_that_stops_answering_holds_nothing_up(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with StandIn() as server:
+        process = start(out, server, LONG, "--wandb=online", WANDB_RUN_ID="left")
+        wait_for(lambda: len(server.history.get("left", {})) > 2, process)
+        server.silent.set()
+        count = len(written(out))
+        wait_for(lambda: len(written(out)) > count + 20, process)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        printed = finish(process)
+        assert process.returncode == 130, printed
+        assert time.monotonic() - began < 30
+        assert "send it to W&B with: wandb sync" in printed
+        server.silent.clear()
+
+
+def test_an_offline_run_needs_no_server(server: StandIn, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    before = len(server.operations)
+    process = start(out, server, "--total_env_steps=512", "--wandb=offline", WANDB_RUN_ID="offline")
+    printed = finish(process)
+    assert process.returncode == 0, printed
+    assert len(server.operations) == before
+    assert "warning" not in printed
+    assert f"send it to W&B with: wandb sync {out}/wandb/offline-run-" in printed
