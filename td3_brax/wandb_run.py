@@ -124,9 +124,9 @@ class WandbRun:
                 sending = threading.Thread(target=self._send, args=(run, files), daemon=True)
                 sending.start()
                 sending.join(FINISH_S)
-            self._closed = True
             elif run.sweep_id:
                 run.mark_preempting()
+            self._closed = True
             run.finish(exit_code=code)
         except StillWaiting:
             self._why_offline = "no answer"
