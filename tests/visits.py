@@ -35,7 +35,7 @@ def task_of(name: str) -> GymnasiumTask:
 def visited(name: str, count: int, **args: Any) -> dict[str, np.ndarray]:
     """States that random policies of several strengths and a trained one visit, and a real step from each."""
     env, once = real(name, **args), real(name, render_mode=None, **args)
-    file = POLICIES / f"{name.rsplit('-v')[0]}.npz"
+    file = POLICIES / f"{name}.npz"
     policy = load_policy(file) if file.exists() and not args else None
     rng = np.random.default_rng(0)
     low, high = env.action_space.low, env.action_space.high
