@@ -29,6 +29,8 @@ def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin would report at length that it found none
     import jax
 
+    if os.environ.get("JAX_PLATFORMS"):  # JAX reads it when it is imported, which it may have been
+        jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     if "xla_force_host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):  # JAX has started: what there is stays
             jax.config.update("jax_num_cpu_devices", devices or cores())

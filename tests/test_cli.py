@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import subprocess
 import sys
 from dataclasses import asdict
 from fractions import Fraction
@@ -518,3 +520,12 @@ def test_too_little_memory_is_found_before_compiling(
     monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
     line = refused(["--env=inverted_pendulum", "--backend=spring", *argv], build=True)
     assert all(word in line for word in words), line
+
+
+def test_bad_input_is_one_line_where_the_gpu_plugin_is_installed_without_a_gpu() -> None:
+    environment = {k: v for k, v in os.environ.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")}
+    argv = [sys.executable, "-m", "td3_brax.train", "--env=playground:Nothing"]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout + done.stderr == done.stderr.splitlines()[-1] + "\n"
+    assert "pip install 'td3-brax[playground]'" in done.stderr
