@@ -3,7 +3,7 @@
 import os
 import sys
 
-# All of this must stand before JAX is imported. `pytest -m gpu` runs on whatever JAX finds.
+# All of this must stand before JAX is imported. `pytest -m gpu -n 0` runs on whatever JAX finds.
 if "gpu" not in sys.argv and "-mgpu" not in sys.argv:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"

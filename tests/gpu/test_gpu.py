@@ -1,4 +1,4 @@
-"""What only a real GPU can show. ``pytest -m gpu tests/gpu``; the first ten minutes are in README.md.
+"""What only a real GPU can show. ``pytest -m gpu -n 0 tests/gpu``; the first ten minutes are in README.md.
 
 With TD3_BRAX_GPU_TESTS_ANYWHERE=1 the same bodies run on a CPU, which checks the tests themselves.
 """
