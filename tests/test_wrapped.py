@@ -1,0 +1,59 @@
+"""Tasks in brax's and Playground's manner: what is kept between steps, and named observations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from td3_brax.envs.playground import own_observation
+from td3_brax.envs.wrapped import WrappedTask
+
+
+@flax.struct.dataclass
+class State:
+    place: jax.Array
+    trail: jax.Array
+    obs: Any
+    reward: jax.Array
+    done: jax.Array
+    info: dict[str, jax.Array]
+
+
+class Walk:
+    """Steps on a line; ``trail`` is written and never read, and a robot sees less than its teacher."""
+
+    action_size = 1
+
+    def reset(self, key: jax.Array) -> State:
+        return self._at(jax.random.uniform(key, (1,)), jnp.zeros(50), jnp.zeros((), int))
+
+    def step(self, state: State, action: jax.Array) -> State:
+        return self._at(state.place + action, state.trail.at[0].set(action[0]), state.info["count"] + 1)
+
+    def _at(self, place: jax.Array, trail: jax.Array, count: jax.Array) -> State:
+        obs = {"state": place, "privileged_state": jnp.concatenate([place, count[None]])}
+        done = (place[0] > 3).astype(float)
+        return State(place, trail, obs, -place[0] - 0.1 * count, done, {"count": count})
+
+
+def test_a_named_observation_is_the_robots_own_and_only_what_is_read_is_kept() -> None:
+    task = WrappedTask("walk", Walk(), own_observation)
+    assert (task.obs_size, task.action_size, task.open_loops) == (1, 1, False)
+    state, obs = task.reset(jax.random.key(0))
+    assert sorted(x.shape for x in jax.tree.leaves(state)) == [(), (1,)]
+    place = float(obs[0])
+    for count in range(1, 6):
+        out = task.step(state, jnp.ones(1))
+        state, place = out.state, place + 1
+        np.testing.assert_allclose(out.obs, [place], rtol=1e-6)
+        assert float(out.reward) == pytest.approx(-place - 0.1 * count)
+        assert bool(out.terminated) == (place > 3)
+
+
+def test_an_observation_without_a_name_is_taken_whole() -> None:
+    assert own_observation(jnp.arange(3)).shape == (3,)
