@@ -124,6 +124,8 @@ class Parser(argparse.ArgumentParser):
         names = {flag[2:] for action in self._actions for flag in action.option_strings if flag[:2] == "--"}
         tokens = []
         for token in argv:
+            if token.startswith("--_wandb"):  # what a sweep's agent adds to a run that it starts again
+                continue
             if token.startswith("--"):
                 flag, equals, value = token[2:].partition("=")
                 flag = flag.replace("-", "_")

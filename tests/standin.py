@@ -27,6 +27,10 @@ class StandIn:
         """Runs that are asked to stop."""
         self.silent = threading.Event()
         """While set, nothing is answered."""
+        self.sweep = ""
+        """The configuration of the one sweep that there is, named "sweep", as YAML."""
+        self.queue: list[tuple[str, dict[str, Any]]] = []
+        """Runs that its agents get, one after another: name and options."""
         self.operations: list[str] = []
         outer = self
 
@@ -76,6 +80,18 @@ class StandIn:
         query, variables = asked["query"], asked.get("variables") or {}
         name = query.split("(")[0].split("{")[0].split()[-1]
         self.operations.append(name)
+        if name == "UpsertSweep":
+            self.sweep = variables["config"]
+            made = {"name": "sweep", "project": RUN["project"]}
+            return {"data": {"upsertSweep": {"sweep": made, "configValidationWarnings": []}}}
+        if name == "SweepWithRuns":
+            known = {"id": "1", "name": "sweep", "config": self.sweep, "runs": {"edges": []}}
+            return {"data": {"project": {"sweep": known}}}
+        if name == "CreateAgent":
+            return {"data": {"createAgent": {"agent": {"id": "1"}}}}
+        if name == "Heartbeat":
+            beat = {"agent": {"id": "1"}, "commands": json.dumps(self._commands(variables))}
+            return {"data": {"agentHeartbeat": beat}}
         if "UpsertBucket" in name:
             run = variables.get("name") or variables.get("id") or ""
             given = json.loads(variables.get("config") or "{}")
@@ -95,6 +111,16 @@ class StandIn:
         if "RunResumeStatus" in name:
             return {"data": {"model": {"bucket": self._resumed(variables["name"])}}}
         return {"data": {}}
+
+    def _commands(self, beat: dict[str, Any]) -> list[dict[str, Any]]:
+        """What an agent that runs nothing is to do: the next run, or to end."""
+        if any(json.loads(beat.get("runState") or "{}").values()):
+            return []
+        if not self.queue:
+            return [{"type": "exit", "args": {}}]
+        run, options = self.queue.pop(0)
+        args = {key: {"value": value} for key, value in options.items()}
+        return [{"type": "run", "run_id": run, "program": "td3_brax/train.py", "args": args}]
 
     def _resumed(self, run: str) -> Any:
         if run not in self.history:
