@@ -28,8 +28,10 @@ def load(run: str, which: str) -> tuple[Config, Policy]:
     return config, policy
 
 
-def on_device(config: Config, policy: Policy, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths [episodes] of ``policy`` on the task it was trained on, as training has it.
+def on_device(
+    run: str, config: Config, policy: Policy, episodes: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns and lengths [episodes] of the ``policy`` of ``run`` on its task, as training has it.
 
     Raises:
         PolicyError: its sizes are not the task's.
@@ -44,7 +46,7 @@ def on_device(config: Config, policy: Policy, episodes: int, seed: int) -> tuple
 
     task = make_task(config)
     if (task.obs_size,) != policy.obs_mean.shape or (task.action_size,) != policy.action_low.shape:
-        raise PolicyError(f"the policy's sizes are not those of {config.env}")
+        raise PolicyError(f"{run}: its policy's sizes are not those of {config.env}")
 
     def play(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         return greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
@@ -101,7 +103,7 @@ def job(argv: Sequence[str]) -> int:
     args = run_parser("eval", __doc__, 128).parse(argv)
     try:
         config, policy = load(args.run, args.which)
-        returns, lengths = on_device(config, policy, args.episodes, args.seed)
+        returns, lengths = on_device(args.run, config, policy, args.episodes, args.seed)
     except PolicyError as error:
         return fail(error)
     print(f"{named(config)}, {args.which} policy of {args.run}: {summary(returns, lengths)}")

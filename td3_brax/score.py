@@ -89,7 +89,7 @@ def job(argv: Sequence[str]) -> int:
         import mujoco
 
         print(f"{gym}, Gymnasium {gymnasium.__version__}, MuJoCo {mujoco.__version__}: {summary(*real)}")
-        ours = on_device(config, policy, args.episodes, args.seed)
+        ours = on_device(args.run, config, policy, args.episodes, args.seed)
     except PolicyError as error:
         return fail(error)
     print(f"{named(config)}, on the device: {summary(*ours)}")
