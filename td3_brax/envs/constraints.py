@@ -311,7 +311,7 @@ def accelerations(
             return (jnp.where(inside, step, jnp.where(first == 0, along, half)), low, high), None
 
         first = jnp.float32(1), jnp.float32(0), jnp.float32(jnp.inf)
-        (along, _, _), _ = jax.lax.scan(search, first, length=line_search)
-        return x + along * direction, None
+        found, _nothing = jax.lax.scan(search, first, length=line_search)
+        return x + found[0] * direction, None
 
     return jax.lax.scan(iteration, start, length=iterations)[0]

@@ -56,7 +56,7 @@ def rejax(seconds: float) -> None:
     )
     algo = algo.replace(  # its own options for these are refused by its own networks
         actor=DeterministicPolicy(
-            env.action_size, (-1, 1), hidden_layer_sizes=(256, 256), activation=nn.relu
+            env.action_space(params).shape[0], (-1, 1), hidden_layer_sizes=(256, 256), activation=nn.relu
         ),
         critic=QNetwork(hidden_layer_sizes=(256, 256), activation=nn.relu),
     )
