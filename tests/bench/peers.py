@@ -2,9 +2,9 @@
 
     python tests/bench/peers.py rejax|sbx [SECONDS]
 
-Needs ``pip install rejax sbx-rl`` beside brax, in an environment of its own. Compiling and evaluations are
-not counted. Their settings are the nearest to ``quick``'s that they have: 128 environments, 16 updates of 256
-per vector step, 256-256, Adam 1e-3, gamma 0.98, normalised observations, noise 0.2.
+Needs ``pip install rejax==0.1.3 gymnax==0.0.9 sbx-rl`` beside brax, in an environment of its own. Compiling
+and evaluations are not counted. Their settings are the nearest to ``quick``'s that they have: 128 environments,
+16 updates of 256 per vector step, 256-256, Adam 1e-3, gamma 0.98, normalised observations, noise 0.2.
 """
 
 from __future__ import annotations
@@ -33,11 +33,35 @@ def show(env_steps: int, seconds: float, returns: Any) -> None:
 def rejax(seconds: float) -> None:
     """Rejax's TD3, wholly on the device."""
     from flax import linen as nn
+    from flax import struct
     from rejax import TD3
-    from rejax.compat.brax2gymnax import create_brax
+    from rejax.compat.brax2gymnax import Brax2GymnaxEnv
     from rejax.networks import DeterministicPolicy, QNetwork
 
-    env, params = create_brax("ant", backend="mjx", episode_length=LIMIT, auto_reset=False)
+    @struct.dataclass
+    class Timed:
+        inner: Any
+        time: jax.Array
+
+    class Ant(Brax2GymnaxEnv):
+        """With the step count that rejax's loop reads of a state."""
+
+        def step_env(self, key: Any, state: Timed, action: jax.Array, params: Any) -> Any:
+            obs, inner, reward, done, info = super().step_env(key, state.inner, action, params)
+            return obs, Timed(inner, state.time + 1), reward, done, info
+
+        def reset_env(self, key: Any, params: Any) -> Any:
+            obs, inner = super().reset_env(key, params)
+            return obs, Timed(inner, jnp.zeros((), int))
+
+        def get_obs(self, state: Timed, *_: Any, **__: Any) -> jax.Array:
+            return state.inner.obs
+
+        def is_terminal(self, state: Timed, *_: Any, **__: Any) -> jax.Array:
+            return state.inner.done.astype(bool)
+
+    env = Ant(brax_envs.create("ant", backend="mjx", episode_length=LIMIT, auto_reset=False))
+    params = env.default_params
     algo = TD3.create(
         env=env,
         env_params=params,
@@ -61,9 +85,7 @@ def rejax(seconds: float) -> None:
         critic=QNetwork(hidden_layer_sizes=(256, 256), activation=nn.relu),
     )
     per_call = 64
-    train = jax.jit(
-        lambda ts: jax.lax.fori_loop(0, per_call, lambda _, s: algo.train_iteration(s), ts), donate_argnums=0
-    )
+    train = jax.jit(lambda ts: jax.lax.fori_loop(0, per_call, lambda _, s: algo.train_iteration(s), ts))
     score = jax.jit(lambda ts, key: algo.eval_callback(algo, ts, key)[1][:EPISODES])
     state = algo.init_state(jax.random.key(0))
     state = jax.block_until_ready(train(state))
