@@ -3,7 +3,7 @@
     python tests/bench/peers.py rejax|sbx [SECONDS]
 
 Needs ``pip install rejax==0.1.3 gymnax==0.0.9 sbx-rl`` beside brax, in an environment of its own. Compiling
-and evaluations are not counted. Their settings are the nearest to ``quick``'s that they have: 128 environments,
+and evaluations are not counted. Their settings are the nearest to ``quick``'s that they have: 128 Ants,
 16 updates of 256 per vector step, 256-256, Adam 1e-3, gamma 0.98, normalised observations, noise 0.2.
 """
 
