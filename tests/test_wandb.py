@@ -13,21 +13,8 @@ from pathlib import Path
 
 import pytest
 from standin import StandIn
+from test_run import OPTIONS
 
-OPTIONS = [
-    "--env=inverted_pendulum",
-    "--backend=spring",
-    "--preset=paper",
-    "--num_envs=8",
-    "--updates_per_env_step=0.125",
-    "--hidden_sizes=[32, 32]",
-    "--batch_size=32",
-    "--replay_capacity=2000",
-    "--warmup_env_steps=192",
-    "--report_every=128",
-    "--eval_every=256",
-    "--eval_episodes=4",
-]
 IMPATIENT = """
 import sys
 import td3_brax.wandb_run
