@@ -28,6 +28,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    return " ".join(str(error).split())[:200]
+
+
 class JsonLines:
     """``metrics.jsonl``: one object per report, whole lines only, written at once.
 

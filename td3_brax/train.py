@@ -21,7 +21,7 @@ from td3_brax.device import on_devices, platform, prepare_jax
 from td3_brax.folder import Outcome, Start
 from td3_brax.policy import save_policy
 from td3_brax.schedule import make_schedule
-from td3_brax.tracking import Display, JsonLines, Report, duration
+from td3_brax.tracking import Display, JsonLines, Report, duration, one_line
 from td3_brax.wandb_run import WandbRun
 
 INTERRUPTED = 130
@@ -264,7 +264,7 @@ class Run:
 
     def _warn_of_saving(self) -> None:
         if error := self.checkpoints.failure():
-            why = " ".join(str(error).split())[:200]
+            why = one_line(error)
             self.display.line(f"warning: the checkpoint could not be written ({why}); the one before stays")
 
     def _close(self, code: int) -> None:

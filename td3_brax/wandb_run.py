@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from td3_brax.config import Config
-from td3_brax.tracking import Report
+from td3_brax.tracking import Report, one_line
 
 PROJECT = "td3-brax"
 """Where runs go unless WANDB_PROJECT says otherwise."""
@@ -48,11 +48,12 @@ class WandbRun:
         self.id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         self._config, self._out, self._stop, self._say = config, out, stop, say
         self._waiting: list[tuple[int, Report]] = []
+        self._lines: list[str] = []
         self._why_offline = ""
         self._closed = False
-        with ThreadPoolExecutor(1) as pool:
-            self._begun: Future[Any] = pool.submit(self._begin)
-            pool.shutdown(wait=False)
+        pool = ThreadPoolExecutor(1)
+        self._begun: Future[Any] = pool.submit(self._begin)
+        pool.shutdown(wait=False)  # not ``with``, which waits: the program compiles meanwhile
 
     def _begin(self) -> Any:
         """Import W&B and begin the run; offline where it can't be online."""
@@ -67,8 +68,10 @@ class WandbRun:
         except Exception as error:  # W&B raises many kinds, some of them only in use by it
             if mode == "offline":
                 raise
-            self._why_offline = " ".join(str(error).split())[:200]
-            self._say(f"warning: W&B: {self._why_offline}; what it would have got stays in {self._out}/wandb")
+            self._why_offline = one_line(error)
+            self._lines.append(
+                f"warning: W&B: {self._why_offline}; what it would have got stays in {self._out}/wandb"
+            )
             return self._init("offline")
 
     def _init(self, mode: Any) -> Any:
@@ -94,7 +97,7 @@ class WandbRun:
         run.define_metric("env_steps")
         run.define_metric("*", step_metric="env_steps")
         if mode == "online":
-            self._say(f"W&B: {run.url}")
+            self._lines.append(f"W&B: {run.url}")
         return run
 
     def log(self, chunk: int, report: Report) -> None:
@@ -105,6 +108,9 @@ class WandbRun:
 
     def _flush(self) -> None:
         run = self._begun.result()
+        for line in self._lines:  # here, for what is printed while the tasks are imported is lost
+            self._say(line)
+        self._lines = []
         for chunk, report in self._waiting:
             if chunk >= run.step:
                 run.log(report, step=chunk)
@@ -117,7 +123,7 @@ class WandbRun:
             what to do for W&B to get the rest, or nothing.
         """
         try:
-            run = self._begun.result(timeout=FINISH_S)
+            run = self._begun.result(timeout=ANSWER_S + FINISH_S)
             self._flush()
             run.summary.update(summary)
             if not preempted:
@@ -131,7 +137,7 @@ class WandbRun:
         except StillWaiting:
             self._why_offline = "no answer"
         except Exception as error:
-            self._why_offline = " ".join(str(error).split())[:200]
+            self._why_offline = one_line(error)
         folders = sorted((self._out / "wandb").glob("*run-*"))
         if (self._why_offline or self._config.wandb == "offline") and folders:
             return f"send it to W&B with: wandb sync {folders[-1]}"
@@ -151,4 +157,4 @@ class WandbRun:
             run.log_artifact(artifact)
         except Exception as error:
             if not self._closed:
-                self._say(f"warning: W&B: {' '.join(str(error).split())[:200]}; it got no policies")
+                self._say(f"warning: W&B: {one_line(error)}; it got no policies")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from pathlib import Path
 import pytest
 from standin import StandIn
 from test_run import OPTIONS
+
+from td3_brax.config import Config
+from td3_brax.wandb_run import WandbRun
 
 IMPATIENT = """
 import sys
@@ -88,6 +92,34 @@ def test_a_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:
     assert summary["device"] == "cpu"
     assert isinstance(summary["compile_cache_hit"], bool)
     assert server.ends["whole"][-1] == {"complete": True, "exitcode": 0}
+
+
+def test_nothing_waits_for_wandb_to_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Begun:
+        step, logged = 0, []
+
+        def log(self, report: dict[str, float], step: int) -> None:
+            self.logged.append((step, report))
+
+    answers, begun, said = threading.Event(), Begun(), []
+
+    def begin(self: WandbRun) -> Begun:
+        answers.wait(20)
+        self._lines.append("W&B: here")
+        return begun
+
+    monkeypatch.setattr(WandbRun, "_begin", begin)
+    before = time.monotonic()
+    run = WandbRun(Config(), tmp_path, None, lambda: None, said.append)
+    run.log(1, {"env_steps": 1})
+    run.log(2, {"env_steps": 2, "loss/critic": None})
+    assert time.monotonic() - before < 5
+    assert (begun.logged, said) == ([], [])
+    answers.set()
+    run._begun.result(timeout=5)
+    run.log(3, {"env_steps": 3})
+    assert begun.logged == [(i, {"env_steps": i}) for i in (1, 2, 3)]
+    assert said == ["W&B: here"]
 
 
 def test_a_preempted_run_of_a_sweep_is_queued_again_and_goes_on_as_the_same(
