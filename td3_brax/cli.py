@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from td3_brax.config import FIELDS, PLATFORMS, PRESETS, ConfigError, nearest, show
+from td3_brax.config import FIELDS, PLATFORMS, PRESETS, ConfigError, names_of, nearest, show
 
 TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}
 
@@ -159,9 +159,7 @@ def train_parser(command: str = "train", description: str = "Train TD3, wholly o
         group = field.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        choices = field.metadata["choices"] or (tuple(PRESETS) if name == "preset" else ())
-        if field.metadata["prefix"]:
-            choices = (*choices, field.metadata["prefix"] + "NAME")
+        choices = names_of(field) or (tuple(PRESETS) if name == "preset" else ())
         among = f" [{', '.join(choices)}]" if choices else ""
         text = f"{field.metadata['help']}{among} ({default_text(name)})".replace("%", "%%")
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}

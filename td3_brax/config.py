@@ -307,12 +307,18 @@ class Config:
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
 
 
+def names_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """What an option that takes names allows, with a pattern for those that are not listed."""
+    meta = field.metadata
+    return (*meta["choices"], *([meta["prefix"] + "NAME"] if meta["prefix"] else []))
+
+
 def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
     meta = field.metadata
     given = meta["prefix"] and str(value).startswith(meta["prefix"])
-    if meta["choices"] and value not in meta["choices"] and not given:
-        names = (*meta["choices"], *([meta["prefix"] + "NAME"] if meta["prefix"] else []))
+    names = names_of(field)
+    if names and value not in meta["choices"] and not given:
         allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"
         raise ConfigError(field.name, value, allowed)
     numbers = value if isinstance(value, tuple) else (value,)

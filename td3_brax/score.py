@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,14 +31,13 @@ def make(name: str, args: Mapping[str, Any]) -> Any:
 def play(policy: Policy, name: str, args: Mapping[str, Any], seeds: Sequence[int]) -> list[tuple[float, int]]:
     """Return and length of an episode for each of ``seeds``, with NumPy and Gymnasium alone."""
     env = make(name, args)
-    low, high = env.action_space.low, env.action_space.high
+    policy = replace(policy, action_low=env.action_space.low, action_high=env.action_space.high)
     scores = []
     for seed in seeds:
         obs, _ = env.reset(seed=seed)
         total, length, ended = 0.0, 0, False
         while not ended:
-            action = policy(obs.astype(np.float32))
-            obs, reward, terminated, truncated, _ = env.step(low + (action + 1) * (0.5 * (high - low)))
+            obs, reward, terminated, truncated, _ = env.step(policy.predict(obs)[0])
             total, length, ended = total + float(reward), length + 1, terminated or truncated
         scores.append((total, length))
     env.close()

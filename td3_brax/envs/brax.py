@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from td3_brax.config import ConfigError
-from td3_brax.envs import cholesky
-from td3_brax.envs.quiet import quiet
+from td3_brax.envs.quiet import quiet, silent
 from td3_brax.envs.wrapped import WrappedTask
 
-with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+with silent():
     from brax import envs as brax_envs
     from brax import fluid
-
-
-cholesky.install()
 
 
 class _OlderNumpy:

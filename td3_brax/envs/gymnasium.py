@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module, resources
 from pathlib import Path
@@ -95,7 +94,8 @@ class GymnasiumTask:
         low, high = self.action_low, self.action_high
         control = low + (action + 1) * (0.5 * (high - low))
         with precise():
-            after, seen = self.physics.step(state.physics, control, self.see, int(self.args.frame_skip))
+            frames = int(self.args.frame_skip)
+            after, seen = self.physics.step(state.physics, state.seen, control, self.see, frames)
             new = State(physics=after, seen=seen)
             reward, terminated = self.judge(state, new, control)
         return Step(state=new, obs=self.observe(after, seen), reward=reward, terminated=terminated)
@@ -379,8 +379,7 @@ def arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """
     import gymnasium
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         module, _, class_name = str(gymnasium.spec(name).entry_point).partition(":")
         made = getattr(import_module(module), class_name)
     known = {

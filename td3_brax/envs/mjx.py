@@ -1,23 +1,21 @@
-"""MJX, imported without its notices, and its precision."""
+"""MJX, imported without its notices, its precision, and factors that never wait for each other."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import warnings
 from typing import Any
 
 import jax
 
-with (
-    warnings.catch_warnings(),
-    contextlib.redirect_stdout(io.StringIO()),  # it reports an absent optional backend on stdout
-    contextlib.redirect_stderr(io.StringIO()),
-):
-    warnings.simplefilter("ignore")
+from td3_brax.envs import cholesky
+from td3_brax.envs.quiet import silent
+
+with silent():
     from mujoco import mjx
 
 __all__ = ["mjx", "precise"]
+
+cholesky.install()
 
 
 def precise() -> contextlib.AbstractContextManager[Any]:

@@ -73,10 +73,11 @@ class Physics:
         self.limits = Limits(model)
         self.contacts = Contacts(model, self.model, contacts)
 
-    def step(self, state: State, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
+    def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
         """``frames`` time steps with controls [nu] held.
 
         Args:
+            seen: an earlier ``view``.
             view: what to keep of the last :class:`Forward`.
         Returns:
             the state, and ``view`` of the last evaluation, which as in MuJoCo lags behind the positions.
@@ -84,13 +85,11 @@ class Physics:
         advance = self._rk4 if self.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else self._euler
 
         def frame(carry: tuple[State, Any], _: None) -> tuple[tuple[State, Any], None]:
-            return advance(carry[0], ctrl, view), None
+            return advance(*carry, ctrl, view), None
 
-        seen = jax.eval_shape(lambda: view(self.forward(state, ctrl)))
-        start = state, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), seen)
-        return jax.lax.scan(frame, start, length=frames)[0]
+        return jax.lax.scan(frame, (state, seen), length=frames)[0]
 
-    def _euler(self, state: State, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
+    def _euler(self, state: State, _: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
         """Semi-implicit Euler, implicit in the joints' damping."""
         out = self.forward(state, ctrl)
         h, damping = self.host.opt.timestep, self.host.dof_damping
@@ -100,7 +99,7 @@ class Physics:
         qvel = state.qvel + h * qacc
         return State(qpos=self._move(state.qpos, qvel, h), qvel=qvel, qacc=out.qacc), view(out)
 
-    def _rk4(self, state: State, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
+    def _rk4(self, state: State, seen: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
         """Runge-Kutta of order 4, without a branch: the first stage moves by nothing."""
         h = self.host.opt.timestep
 
@@ -117,11 +116,9 @@ class Physics:
             accelerations = accelerations + weight * out.qacc
             return (at.qvel, out.qacc, velocities, accelerations, out.qacc, view(out)), None
 
-        seen = jax.eval_shape(lambda: view(self.forward(state, ctrl)))
-        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), seen)
         zero = jnp.zeros_like(state.qvel)
         tableau = jnp.array([0, 0.5, 0.5, 1]), jnp.array([1, 2, 2, 1]) / 6
-        start = (state.qvel, zero, zero, zero, state.qacc, nothing)
+        start = (state.qvel, zero, zero, zero, state.qacc, seen)
         (_, _, qvel, qacc, last, seen), _ = jax.lax.scan(stage, start, tableau)
         after = State(qpos=self._move(state.qpos, qvel, h), qvel=state.qvel + h * qacc, qacc=last)
         return after, seen

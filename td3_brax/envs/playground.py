@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from td3_brax.config import PLAYGROUND, ConfigError, nearest
-from td3_brax.envs.quiet import quiet
+from td3_brax.envs.quiet import silent
 from td3_brax.envs.wrapped import WrappedTask
 
 
@@ -27,7 +25,7 @@ class PlaygroundTask(WrappedTask):
     """
 
     def __init__(self, name: str, args: Mapping[str, Any]) -> None:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with silent():
             try:
                 from mujoco_playground import registry
             except ImportError as error:

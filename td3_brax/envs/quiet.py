@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 
@@ -20,3 +21,10 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         mujoco.set_mju_user_warning(before)
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Without anything that is printed either, such as the news that an optional part is not installed."""
+    with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
