@@ -12,6 +12,7 @@ COMMANDS = {
     "train": ("td3_brax.train", "train a policy (the default job)"),
     "plan": ("td3_brax.plan_run", "say what a run would hold in memory"),
     "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
+    "sweep": ("td3_brax.sweep.run", "train the members of a W&B sweep together, in one program"),
     "score": ("td3_brax.score", "the same in the real Gymnasium environment, beside the device's"),
 }
 

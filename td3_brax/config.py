@@ -85,6 +85,7 @@ def option(
     prefix: str = "",
     mapping: bool = False,
     may_change: bool = False,
+    varies: bool = False,
 ) -> Any:
     """A dataclass field with what the command line says of it and the values (or words) it allows.
 
@@ -92,6 +93,7 @@ def option(
         prefix: a beginning that makes any value one of the choices.
         mapping: whether the text is a JSON object.
         may_change: whether a run that goes on may have another value than before.
+        varies: whether members of one program may differ in it.
     """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
     return dataclasses.field(
@@ -104,6 +106,7 @@ def option(
             "prefix": prefix,
             "mapping": mapping,
             "may_change": may_change,
+            "varies": varies,
             **bounds,
         },
     )
@@ -111,10 +114,10 @@ def option(
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Floats may vary between the members of one program; the rest shapes the program."""
+    """One run. Options that vary may differ between the members of one program; the rest shapes it."""
 
-    preset: str = option("quick", "run", "named set of defaults")
-    seed: int = option(0, "run", "every random number follows from it", at_least=0, at_most=MOST)
+    preset: str = option("quick", "run", "named set of defaults", varies=True)
+    seed: int = option(0, "run", "every random number follows from it", at_least=0, at_most=MOST, varies=True)
     total_env_steps: int = option(
         1_000_000,
         "run",
@@ -122,8 +125,9 @@ class Config:
         above=0,
         at_most=MOST,
         may_change=True,
+        varies=True,
     )
-    out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)")
+    out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)", varies=True)
     devices: int = option(
         1,
         "run",
@@ -173,10 +177,13 @@ class Config:
         1_000_000, "replay", "transitions kept; rounded up to a whole vector step", above=0
     )
     warmup_env_steps: int = option(
-        1000, "replay", "first environment steps, with uniform actions", at_least=0
+        1000, "replay", "first environment steps, with uniform actions", at_least=0, varies=True
     )
     update_during_warmup: bool = option(
-        True, "replay", "update after each step from the first on, rather than after the warm-up only"
+        True,
+        "replay",
+        "update after each step from the first on, rather than after the warm-up only",
+        varies=True,
     )
 
     hidden_sizes: tuple[int, ...] = option(
@@ -194,21 +201,34 @@ class Config:
     normalize_obs: bool = option(False, "networks", "scale observations by their running mean and deviation")
 
     n_step: int = option(1, "TD3", "steps of reward in a target before the critics' value", above=0)
-    gamma: float = option(0.99, "TD3", "discount per step", at_least=0, at_most=1)
-    tau: float = option(0.005, "TD3", "step of the targets' Polyak averaging", above=0, at_most=1)
-    actor_lr: float = option(1e-3, "TD3", "Adam step size of the actor", above=0)
-    critic_lr: float = option(1e-3, "TD3", "Adam step size of the critics", above=0)
+    gamma: float = option(0.99, "TD3", "discount per step", at_least=0, at_most=1, varies=True)
+    tau: float = option(
+        0.005, "TD3", "step of the targets' Polyak averaging", above=0, at_most=1, varies=True
+    )
+    actor_lr: float = option(1e-3, "TD3", "Adam step size of the actor", above=0, varies=True)
+    critic_lr: float = option(1e-3, "TD3", "Adam step size of the critics", above=0, varies=True)
     lr_decay: float = option(
-        0.0, "TD3", "share of both step sizes lost by the end of the run, linearly", at_least=0, at_most=1
+        0.0,
+        "TD3",
+        "share of both step sizes lost by the end of the run, linearly",
+        at_least=0,
+        at_most=1,
+        varies=True,
     )
     exploration_noise: float = option(
-        0.1, "TD3", "standard deviation of the Gaussian noise on actions in [-1, 1]", at_least=0
+        0.1, "TD3", "standard deviation of the Gaussian noise on actions in [-1, 1]", at_least=0, varies=True
     )
     exploration_noise_spread: float = option(
-        0.0, "TD3", "added to it, from 0 for the first environment to this for the last", at_least=0
+        0.0,
+        "TD3",
+        "added to it, from 0 for the first environment to this for the last",
+        at_least=0,
+        varies=True,
     )
-    target_noise: float = option(0.2, "TD3", "standard deviation of the target policy's noise", at_least=0)
-    target_noise_clip: float = option(0.5, "TD3", "that noise is clipped to +- this", at_least=0)
+    target_noise: float = option(
+        0.2, "TD3", "standard deviation of the target policy's noise", at_least=0, varies=True
+    )
+    target_noise_clip: float = option(0.5, "TD3", "that noise is clipped to +- this", at_least=0, varies=True)
     policy_delay: int = option(
         2, "TD3", "critic updates per update of actor and targets", above=0, at_most=64
     )
@@ -233,6 +253,7 @@ class Config:
         "step of the actor's Polyak averaging for evaluations and saved policies (1: the actor itself)",
         above=0,
         at_most=1,
+        varies=True,
     )
 
     wandb: str = option(
@@ -241,6 +262,7 @@ class Config:
         "Weights & Biases, in project WANDB_PROJECT (online by default for runs that a sweep starts)",
         choices=("online", "offline", "disabled"),
         may_change=True,
+        varies=True,
     )
     checkpoint_every_min: float = option(
         5.0,
@@ -248,15 +270,17 @@ class Config:
         "minutes between checkpoints, and one at the end (0: none)",
         at_least=0,
         may_change=True,
+        varies=True,
     )
     checkpoint_keep: int = option(
-        2, "saving", "newest checkpoints that are kept while training", above=0, may_change=True
+        2, "saving", "newest checkpoints that are kept while training", above=0, may_change=True, varies=True
     )
     checkpoint_replay: bool = option(
         True,
         "saving",
         "checkpoints hold the replay; without it they are small and not exact",
         may_change=True,
+        varies=True,
     )
     on_nonfinite: str = option(
         "stop",
@@ -264,6 +288,7 @@ class Config:
         "what follows an update whose loss or gradient is not finite, and which is not made",
         choices=("stop", "skip"),
         may_change=True,
+        varies=True,
     )
 
     def __post_init__(self) -> None:
@@ -297,6 +322,11 @@ class Config:
     def capacity(self) -> int:
         """``replay_capacity`` as a whole number of vector steps."""
         return -(-self.replay_capacity // self.num_envs) * self.num_envs
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What shapes the program: runs that are alike in it can be members of one."""
+        return tuple(getattr(self, name) for name, field in FIELDS.items() if not field.metadata["varies"])
 
     @property
     def episode_limit(self) -> int:

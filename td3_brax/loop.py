@@ -9,7 +9,7 @@ A chunk is one jitted, donated call: no Python, no host, no branch inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from td3_brax.envs.task import Task
 from td3_brax.envs.vector import VectorEnv
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
+from td3_brax.population import make_hypers, make_keys, over_members
 from td3_brax.schedule import Schedule, make_schedule
 from td3_brax.shards import index, mean, own_key, total
 from td3_brax.state import (
@@ -38,41 +39,6 @@ from td3_brax.state import (
 )
 
 
-def over_members(function: Callable[..., Any], num_members: int) -> Callable[..., Any]:
-    """``function`` of one member, over a leading member axis; without a batch axis for a single one."""
-    if num_members > 1:
-        return jax.vmap(function)
-
-    def single(*args: Any) -> Any:
-        out = function(*jax.tree.map(lambda x: x[0], args))
-        return jax.tree.map(lambda x: x[None], out)
-
-    return single
-
-
-def make_hyper(config: Config) -> Hyper:
-    """The floats of ``config`` as one member's scalars."""
-    names = (
-        "gamma",
-        "tau",
-        "actor_lr",
-        "critic_lr",
-        "lr_decay",
-        "exploration_noise",
-        "exploration_noise_spread",
-        "target_noise",
-        "target_noise_clip",
-        "eval_tau",
-    )
-    learn_from = 0 if config.update_during_warmup else config.warmup_env_steps
-    return Hyper(
-        **{name: jnp.float32(getattr(config, name)) for name in names},
-        warmup_env_steps=jnp.int32(config.warmup_env_steps),
-        learn_from=jnp.int32(learn_from),
-        total_env_steps=jnp.int32(config.total_env_steps),
-    )
-
-
 @dataclass(frozen=True)
 class Loop:
     """What is static in the program; made by :func:`build`. Its functions see one shard of the run."""
@@ -86,27 +52,44 @@ class Loop:
     n_step: int
     normalize_obs: bool
     shards: int
+    side_by_side: bool
+
+    def over_members(self, function: Callable[..., Any], num_members: int) -> Callable[..., Any]:
+        """``function`` of one member, over a leading member axis."""
+        return over_members(function, num_members, self.side_by_side)
+
+    def new(self, key: jax.Array, hyper: Hyper) -> Member:
+        """One member at its start."""
+        task = self.env.task
+        env_key, learner_key, key = jax.random.split(key, 3)
+        return Member(
+            env=self.env.init(own_key(env_key, self.shards)),
+            learner=self.td3.init(learner_key, task.obs_size, task.action_size),
+            obs_stats=init_obs_stats(task.obs_size),
+            hyper=hyper,
+            key=key,
+            env_steps=jnp.zeros((), jnp.int32),
+            updates=jnp.zeros((), jnp.int32),
+        )
 
     def init(self, keys: jax.Array, hyper: Hyper) -> TrainState:
         """The state at the start, for members with ``keys`` [M] and ``hyper``, leaves [M]."""
-        num_members = keys.shape[0]
-        task = self.env.task
-
-        def member(key: jax.Array, hyper: Hyper) -> Member:
-            env_key, learner_key, key = jax.random.split(key, 3)
-            return Member(
-                env=self.env.init(own_key(env_key, self.shards)),
-                learner=self.td3.init(learner_key, task.obs_size, task.action_size),
-                obs_stats=init_obs_stats(task.obs_size),
-                hyper=hyper,
-                key=key,
-                env_steps=jnp.zeros((), jnp.int32),
-                updates=jnp.zeros((), jnp.int32),
-            )
-
+        num_members, task = keys.shape[0], self.env.task
         return TrainState(
-            members=over_members(member, num_members)(keys, hyper),
+            members=self.over_members(self.new, num_members)(keys, hyper),
             replay=replay.init(self.capacity, num_members, task.obs_size, task.action_size),
+        )
+
+    def put(self, state: TrainState, here: jax.Array, key: jax.Array, hyper: Hyper) -> TrainState:
+        """A new member in the places where ``here`` [M] holds; its part of the ring counts as empty."""
+        new = self.new(key, hyper)
+
+        def leaf(all_members: jax.Array, one: jax.Array) -> jax.Array:
+            return jnp.where(here.reshape(-1, *[1] * one.ndim), one[None], all_members)
+
+        size = jnp.where(here, 0, state.replay.size)
+        return TrainState(
+            members=jax.tree.map(leaf, state.members, new), replay=replace(state.replay, size=size)
         )
 
     @jax.named_scope("refill")
@@ -117,7 +100,7 @@ class Loop:
             key, refill_key = jax.random.split(m.key)
             return replace(m, env=self.env.refill(m.env, own_key(refill_key, self.shards)), key=key)
 
-        return replace(state, members=over_members(member, state.num_members)(state.members))
+        return replace(state, members=self.over_members(member, state.num_members)(state.members))
 
     @jax.named_scope("collect")
     def collect(self, state: TrainState) -> tuple[TrainState, EpisodeStats]:
@@ -138,7 +121,7 @@ class Loop:
             m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=m.env_steps + everywhere)
             return m, transition, episodes
 
-        step = over_members(member, state.num_members)
+        step = self.over_members(member, state.num_members)
         members, transition, episodes = step(state.members)
         return TrainState(members=members, replay=replay.add(state.replay, transition)), episodes
 
@@ -185,7 +168,7 @@ class Loop:
             updates = jnp.where(active, m.updates + count, m.updates)
             return replace(m, learner=learner, updates=updates, key=key), stats
 
-        update = over_members(member, state.num_members)
+        update = self.over_members(member, state.num_members)
         members, stats = update(state.members, batches, noise_keys, keys)
         return replace(state, members=members), stats
 
@@ -226,9 +209,11 @@ class Loop:
         )
 
 
-def build(config: Config, task: Task) -> Loop:
+def build(config: Config, task: Task, side_by_side: bool = True) -> Loop:
     """The program for ``config`` on ``task``.
 
+    Args:
+        side_by_side: see :func:`td3_brax.population.over_members`.
     Raises:
         ConfigError: an update ratio that the number of environments can't meet.
     """
@@ -248,21 +233,24 @@ def build(config: Config, task: Task) -> Loop:
         n_step=config.n_step,
         normalize_obs=config.normalize_obs,
         shards=parts,
+        side_by_side=side_by_side,
     )
 
 
-def init(loop: Loop, config: Config, key: jax.Array) -> TrainState:
-    """The state of a single run: one member, with ``key`` []."""
-    hyper = jax.tree.map(lambda x: x[None], make_hyper(config))
-    return loop.init(key[None], hyper)
+def start(loop: Loop, configs: Sequence[Config]) -> TrainState:
+    """The state at the start of the runs ``configs``."""
+    return loop.init(make_keys(configs), make_hypers(configs))
 
 
 def jit_init(loop: Loop, config: Config) -> Any:
-    """``key [] -> state``: :func:`init` on all shards, jitted."""
-    return shards.jit(lambda key: init(loop, config, key), loop.shards, out_specs=shards.STATE)
+    """``() -> state``: the start of a single run on all its shards, jitted."""
+    return shards.jit(lambda: start(loop, [config]), loop.shards, (), shards.STATE)
 
 
 def jit_chunk(loop: Loop) -> Any:
-    """``state -> (state, metrics)``: :meth:`Loop.train_chunk` on all shards, jitted, the state donated."""
+    """``state -> (state, metrics)``: :meth:`Loop.train_chunk` of a single run on all its shards, jitted.
+
+    The state is donated.
+    """
     specs = (shards.STATE, shards.ALIKE)
     return shards.jit(loop.train_chunk, loop.shards, specs[:1], specs, donate_argnums=(0,))

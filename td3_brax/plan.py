@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from td3_brax.config import ConfigError
-from td3_brax.shards import shard_shapes
+from td3_brax.shards import Layout
 
 GB = 1e9
 
@@ -38,14 +38,14 @@ def sharing(shards: int, device: jax.Device) -> int:
     return shards if device.platform == "cpu" else 1
 
 
-def check_state(state: Any, shards: int, device: jax.Device) -> None:
+def check_state(state: Any, layout: Layout, device: jax.Device) -> None:
     """Refuse a state (shapes suffice) that does not fit, before anything is compiled.
 
     Raises:
         ConfigError: names the largest part's option and the largest replay that fits.
     """
-    there, times = device_bytes(device), sharing(shards, device)
-    part = shard_shapes(state, shards)
+    there, times = device_bytes(device), sharing(layout.devices, device)
+    part = layout.share(state)
     needed = tree_bytes(part) * times
     if there is None or needed <= there:
         return
@@ -64,13 +64,13 @@ def check_state(state: Any, shards: int, device: jax.Device) -> None:
         "replay_capacity",
         rows,
         f"the replay needs {replay / GB:.2f} GB and the rest {rest / GB:.2f} GB, {there / GB:.2f} GB are "
-        f"there; lower it to {largest_replay(state, (there - rest) / times, shards):d} or less",
+        f"there; lower it to {largest_replay(state, (there - rest) / times, layout):d} or less",
     )
 
 
-def make_plan(state: Any, workspace: int, shards: int) -> dict[str, int]:
+def make_plan(state: Any, workspace: int, layout: Layout) -> dict[str, int]:
     """Bytes on each device, by part: of a state (shapes suffice) and a compiled program's workspace."""
-    part = shard_shapes(state, shards)
+    part = layout.share(state)
     learner = part.members.learner
     sizes = {
         "replay": tree_bytes(part.replay),
@@ -81,11 +81,9 @@ def make_plan(state: Any, workspace: int, shards: int) -> dict[str, int]:
     return sizes | {"the rest": tree_bytes(part) - sum(sizes.values()), "workspace": workspace}
 
 
-def largest_replay(state: Any, there: float, shards: int) -> int:
+def largest_replay(state: Any, there: float, layout: Layout) -> int:
     """Transitions of a replay that takes at most ``there`` bytes of each device, less a tenth."""
-    return int(
-        max(there, 0) * 0.9 * state.replay.rows.shape[0] / tree_bytes(shard_shapes(state, shards).replay)
-    )
+    return int(max(there, 0) * 0.9 * state.replay.rows.shape[0] / tree_bytes(layout.share(state).replay))
 
 
 def workspace_bytes(compiled: jax.stages.Compiled) -> int:
@@ -94,14 +92,14 @@ def workspace_bytes(compiled: jax.stages.Compiled) -> int:
     return int(analysis.temp_size_in_bytes) if analysis else 0
 
 
-def check_program(state: Any, workspace: int, shards: int, device: jax.Device) -> None:
+def check_program(state: Any, workspace: int, layout: Layout, device: jax.Device) -> None:
     """Refuse a compiled program whose state and workspace (bytes per shard) do not fit, before allocating.
 
     Raises:
         ConfigError: says what to lower.
     """
-    there, times = device_bytes(device), sharing(shards, device)
-    workspace, needed = workspace * times, tree_bytes(shard_shapes(state, shards)) * times
+    there, times = device_bytes(device), sharing(layout.devices, device)
+    workspace, needed = workspace * times, tree_bytes(layout.share(state)) * times
     if there is not None and needed + workspace > there:
         raise ConfigError(
             "num_envs",

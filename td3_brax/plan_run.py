@@ -38,13 +38,13 @@ def job(argv: Sequence[str]) -> int:
     prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
     import jax
 
-    from td3_brax import aot, loop, plan
+    from td3_brax import aot, loop, plan, shards
     from td3_brax.envs.registry import make_task
 
     config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
     program = loop.build(config, make_task(config))
-    shapes = jax.eval_shape(loop.jit_init(program, config), jax.random.key(0))
-    device = jax.devices()[0]
+    shapes = jax.eval_shape(loop.jit_init(program, config))
+    device, layout = jax.devices()[0], shards.split(config.devices)
     share = plan.sharing(config.devices, device) if gpu is None else 1
     there = plan.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * plan.GB)
     compiled_for = device.device_kind
@@ -57,7 +57,7 @@ def job(argv: Sequence[str]) -> int:
         except aot.AotError as error:
             print(f"note: {error}; the workspace is that of a compile for {device.device_kind}")
             workspace = plan.workspace_bytes(loop.jit_chunk(program).lower(shapes).compile())
-    plan_of = plan.make_plan(shapes, workspace, config.devices)
+    plan_of = plan.make_plan(shapes, workspace, layout)
 
     name = gpu or device.device_kind
     print(
@@ -75,7 +75,7 @@ def job(argv: Sequence[str]) -> int:
     fits = needed * share <= there
     shared = f", shared by {share}" if share > 1 else ""
     print(f"  {'there':<14}{there / plan.GB:9.3f} GB{shared}: {'fits' if fits else 'does not fit'}")
-    most = plan.largest_replay(shapes, there / share - (needed - plan_of["replay"]), config.devices)
+    most = plan.largest_replay(shapes, there / share - (needed - plan_of["replay"]), layout)
     print(
         f"the largest replay that fits: --replay_capacity={most:d}"
         if most > 0

@@ -1,16 +1,18 @@
-"""The compiled functions of a run, and its state: what the host job starts and reads."""
+"""The compiled functions of runs, and their state: what the host job starts and reads."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
 import jax.monitoring
+import jax.numpy as jnp
 import numpy as np
 
 from td3_brax import __version__, checkpoint, evaluate, loop, plan, shards
@@ -18,8 +20,10 @@ from td3_brax.config import BRAX_TASKS, Config
 from td3_brax.envs.registry import make_task
 from td3_brax.networks import OBS_CLIP, deviation
 from td3_brax.policy import Policy
+from td3_brax.population import make_hyper, make_hypers, make_keys
+from td3_brax.shards import Layout
 from td3_brax.state import ObsStats, Params
-from td3_brax.tracking import Display, Report, duration
+from td3_brax.tracking import Report, duration
 
 
 @contextlib.contextmanager
@@ -39,55 +43,83 @@ def counting_cache_misses() -> Iterator[list[str]]:
 
 
 class Program:
-    """The compiled functions of a run, and its state."""
+    """The compiled functions of a run, or of members that train together, and their state.
 
-    def __init__(self, config: Config, display: Display) -> None:
-        self.config = config
+    Args:
+        configs: one for each member; alike but for options that vary.
+        layout: how they lie on the devices; a single run is split over its ``devices``.
+        line: takes a line for people.
+    """
+
+    def __init__(self, configs: Sequence[Config], line: Callable[[str], None], layout: Layout) -> None:
+        self.config = config = configs[0]
+        self.configs, self.layout, self._line = list(configs), layout, line
         self.task = make_task(config)
-        self.loop = loop.build(config, self.task)
+        device = jax.devices()[0]
+        self.loop = loop.build(config, self.task, side_by_side=device.platform != "cpu")
         if self.task.open_loops:
             others = "; ant and humanoid, or --backend spring, have none" * (config.env in BRAX_TASKS)
-            display.line(
+            line(
                 f"note: {config.env} steps with a solver loop of unknown length, which makes a GPU wait for "
                 f"the host{others}"
             )
-        device = jax.devices()[0]
-        key = jax.random.key(config.seed)
-        make, chunk = loop.jit_init(self.loop, config), loop.jit_chunk(self.loop)
-        shapes = jax.eval_shape(make, key)
-        plan.check_state(shapes, config.devices, device)
+        begin = make_keys(configs), make_hypers(configs)
+        state, members = layout.state, layout.members
+        make = self._jit(self.loop.init, (members, members), state)
+        chunk = self._jit(self.loop.train_chunk, (state,), (state, members), donate_argnums=(0,))
+        shapes = jax.eval_shape(make, *begin)
+        plan.check_state(shapes, layout, device)
 
         def greedy(actor: Params, stats: ObsStats, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-            actor, stats = jax.tree.map(lambda x: x[0], (actor, stats))
             return evaluate.greedy_returns(self.task, self.loop.policy(actor, stats), keys, config.time_limit)
 
-        score = shards.jit(greedy, config.devices, (shards.ALIKE, shards.ALIKE, shards.SPLIT), shards.SPLIT)
-        many = f"{config.devices} of " if config.devices > 1 else ""
-        display.line(f"compiling for {many}{device.device_kind}")
+        def score(actor: Params, stats: ObsStats, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return self.loop.over_members(greedy, keys.shape[0])(actor, stats, keys)
+
+        scoring = self._jit(score, (members, members, layout.episodes), layout.episodes)
+        many = f"{layout.devices} of " if layout.devices > 1 else ""
+        line(f"compiling for {many}{device.device_kind}")
         began = time.perf_counter()
         actor, stats = shapes.members.learner.actor_eval, shapes.members.obs_stats
-        lowered = (chunk.lower(shapes), score.lower(actor, stats, self._eval_keys(0)), make.lower(key))
+        keys = self._eval_keys([0] * len(configs))
+        lowered = (chunk.lower(shapes), scoring.lower(actor, stats, keys), make.lower(*begin))
         traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
-            self.chunk, self._score, make = pool.map(lambda x: x.compile(), lowered)
+            self.chunk, self._score, self._make = pool.map(lambda x: x.compile(), lowered)
         self.compile_s = time.perf_counter() - began
         self.cached = not misses
         workspace = max(plan.workspace_bytes(program) for program in (self.chunk, self._score))
-        plan.check_program(shapes, workspace, config.devices, device)
-        part = shards.shard_shapes(shapes, config.devices)
+        plan.check_program(shapes, workspace, layout, device)
+        part = layout.share(shapes)
         held, ring = plan.tree_bytes(part) / plan.GB, plan.tree_bytes(part.replay) / plan.GB
         source = ", the rest from the cache" if self.cached else ""
-        display.line(
+        line(
             f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
             f"{held:.2f} GB on {'each' if many else device.device_kind}, of which replay {ring:.2f} GB"
         )
         self.replay_bytes = plan.tree_bytes(shapes.replay)
-        self._make, self._shapes, self._line = make, shapes, display.line
+        self._shapes = shapes
         self.state: Any = None
+
+    def _jit(self, function: Any, in_specs: Any, out_specs: Any, **donated: Any) -> Any:
+        return shards.jit(function, self.layout.devices, in_specs, out_specs, **donated)
 
     def begin(self) -> None:
         """Start at the beginning."""
-        self.state = self._make(jax.random.key(self.config.seed))
+        self.state = self._make(make_keys(self.configs), make_hypers(self.configs))
+
+    def put(self, place: int, config: Config) -> None:
+        """Start another member in the place of one; the others are as they were."""
+        self.configs[place] = config
+        here = jnp.arange(len(self.configs)) == place
+        key, hyper = jax.random.key(config.seed), make_hyper(config)
+        self.state = self._put(self.state, here, key, hyper)
+
+    @functools.cached_property
+    def _put(self) -> Any:
+        state, alike = self.layout.state, shards.ALIKE
+        specs = (state, self.layout.members, alike, alike)
+        return self._jit(self.loop.put, specs, state, donate_argnums=(0,))
 
     def restore(self, arrays: checkpoint.Arrays) -> None:
         """Go on from a checkpoint's arrays.
@@ -95,9 +127,8 @@ class Program:
         Raises:
             CheckpointError: they are not this program's.
         """
-        arrays = arrays | {
-            ".members.hyper.total_env_steps": np.array([self.config.total_env_steps], np.int32)
-        }
+        lengths = np.array([config.total_env_steps for config in self.configs], np.int32)
+        arrays = arrays | {".members.hyper.total_env_steps": lengths}
         if checkpoint.REPLAY not in arrays:
             rows = self._shapes.replay.rows
             waits = max(self.config.warmup_env_steps, self.config.batch_size)
@@ -108,23 +139,29 @@ class Program:
             arrays |= {
                 checkpoint.REPLAY: np.zeros(rows.shape, rows.dtype),
                 ".replay.position": np.zeros((), np.int32),
-                ".replay.size": np.zeros(1, np.int32),
+                ".replay.size": np.zeros(len(self.configs), np.int32),
                 ".members.hyper.learn_from": arrays[".members.env_steps"] + np.int32(waits),
             }
         self.state = checkpoint.to_device(arrays, self._shapes, self.chunk.input_shardings[0][0])
 
-    def _eval_keys(self, env_steps: int) -> jax.Array:
-        """A key for each episode of the evaluation at ``env_steps``, rounded up to equal parts of devices."""
-        key = jax.random.fold_in(jax.random.key(self.config.seed + 2**31), env_steps)
+    def _eval_keys(self, env_steps: Sequence[int]) -> jax.Array:
+        """A key for each member's episodes [M, episodes], of a number that its devices share equally."""
         devices = self.config.devices
-        return jax.random.split(key, -(-self.config.eval_episodes // devices) * devices)
+        episodes = -(-self.config.eval_episodes // devices) * devices
+        own = (jax.random.key(config.seed + 2**31) for config in self.configs)
+        folded = map(jax.random.fold_in, own, env_steps)
+        return jnp.stack([jax.random.split(key, episodes) for key in folded])
 
-    def run_chunk(self) -> Report:
-        """Advance by one chunk; what it reports."""
+    def run_chunk(self) -> list[Report]:
+        """Advance by one chunk; what each member reports."""
         began = time.perf_counter()
         self.state, metrics = self.chunk(self.state)
-        m = jax.tree.map(lambda x: x[0].item(), jax.device_get(metrics))
+        metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began
+        return [self._report(metrics, place, seconds) for place in range(len(self.configs))]
+
+    def _report(self, metrics: Any, place: int, seconds: float) -> Report:
+        m = jax.tree.map(lambda x: x[place].item(), metrics)
         ended = m.episodes.episodes
         schedule = self.loop.schedule
         return {
@@ -148,24 +185,28 @@ class Program:
             "time/updates_per_s": schedule.total_updates / seconds,
         }
 
-    def evaluate(self, env_steps: int) -> Report:
-        """Greedy returns of the present policy."""
+    def evaluate(self, env_steps: Sequence[int]) -> list[Report]:
+        """Greedy returns of each member's present policy; ``env_steps`` as each counts them."""
         began = time.perf_counter()
         members, episodes = self.state.members, self.config.eval_episodes
         scored = self._score(members.learner.actor_eval, members.obs_stats, self._eval_keys(env_steps))
-        returns, lengths = (x[:episodes] for x in jax.device_get(scored))
-        return {
-            "eval/return_mean": float(returns.mean()),
-            "eval/return_std": float(returns.std()),
-            "eval/length_mean": float(lengths.mean()),
-            "time/eval_s": time.perf_counter() - began,
-        }
+        returns, lengths = (x[:, :episodes] for x in jax.device_get(scored))
+        seconds = time.perf_counter() - began
+        return [
+            {
+                "eval/return_mean": float(own_returns.mean()),
+                "eval/return_std": float(own_returns.std()),
+                "eval/length_mean": float(own_lengths.mean()),
+                "time/eval_s": seconds,
+            }
+            for own_returns, own_lengths in zip(returns, lengths, strict=True)
+        ]
 
-    def policy(self, meta: Mapping[str, Any]) -> Policy:
-        """The present policy, for a file."""
+    def policy(self, place: int, meta: Mapping[str, Any]) -> Policy:
+        """A member's present policy, for a file."""
         members = self.state.members
         actor, stats = jax.device_get(
-            jax.tree.map(lambda x: x[0], (members.learner.actor_eval, members.obs_stats))
+            jax.tree.map(lambda x: x[place], (members.learner.actor_eval, members.obs_stats))
         )
         layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(self.config.hidden_sizes) + 1)]
         scaled = self.config.normalize_obs

@@ -1,4 +1,4 @@
-"""One run over several devices: environments, replay and batches are split, networks are alike on all.
+"""Several devices: a run is split over them (environments, replay, batches), or whole members are spread.
 
 A shard is what one device holds: N environments, a ring of C rows, B transitions of each batch. The
 functions of a run see one shard, and meet the others here alone: sums, means, keys and places.
@@ -7,6 +7,7 @@ functions of a run see one shard, and meet the others here alone: sums, means, k
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -36,7 +37,20 @@ STATE = TrainState(
     ),
     replay=Replay(rows=SPLIT, position=ALIKE, size=ALIKE),
 )
-"""How the leaves of a :class:`TrainState` lie on the devices."""
+"""How the leaves of a :class:`TrainState` lie on the devices that share a run."""
+SPREAD = TrainState(
+    members=Member(
+        env=SPLIT,
+        learner=SPLIT,
+        obs_stats=SPLIT,
+        hyper=SPLIT,
+        key=SPLIT,
+        env_steps=SPLIT,
+        updates=SPLIT,
+    ),
+    replay=Replay(rows=SPLIT_SECOND, position=ALIKE, size=SPLIT),
+)
+"""How they lie where each device has whole members of its own, which never meet."""
 
 
 def total(tree: Tree, shards: int) -> Tree:
@@ -90,14 +104,36 @@ def is_spec(x: object) -> bool:
     return isinstance(x, PartitionSpec)
 
 
-def shard_shapes(state: TrainState, shards: int) -> TrainState:
-    """What one device holds of ``state``, as shapes."""
+@dataclass(frozen=True)
+class Layout:
+    """How a program's arrays lie on the first ``devices``."""
 
-    def part(spec: PartitionSpec, tree: Any) -> Any:
-        def leaf(x: Any) -> jax.ShapeDtypeStruct:
-            sizes = [n // shards if axis == AXIS else n for n, axis in zip_longest(x.shape, spec)]
-            return jax.ShapeDtypeStruct(tuple(sizes), x.dtype)
+    devices: int
+    state: TrainState
+    """Of its state: for each leaf, or branch of them, which axis is divided."""
+    members: Any
+    """Of arrays [M, ...]."""
+    episodes: Any
+    """Of arrays [M, episodes, ...] of evaluations."""
 
-        return jax.tree.map(leaf, tree)
+    def share(self, state: TrainState) -> TrainState:
+        """What one device holds of ``state``, as shapes."""
 
-    return jax.tree.map(part, STATE, state, is_leaf=is_spec)
+        def part(spec: PartitionSpec, tree: Any) -> Any:
+            def leaf(x: Any) -> jax.ShapeDtypeStruct:
+                sizes = [n // self.devices if axis == AXIS else n for n, axis in zip_longest(x.shape, spec)]
+                return jax.ShapeDtypeStruct(tuple(sizes), x.dtype)
+
+            return jax.tree.map(leaf, tree)
+
+        return jax.tree.map(part, self.state, state, is_leaf=is_spec)
+
+
+def split(devices: int) -> Layout:
+    """A single run whose environments, replay and batches ``devices`` share."""
+    return Layout(devices, STATE, ALIKE, SPLIT_SECOND)
+
+
+def spread(devices: int) -> Layout:
+    """Members of which each of ``devices`` has its own."""
+    return Layout(devices, SPREAD, SPLIT, SPLIT)

@@ -18,10 +18,10 @@ from td3_brax.checkpoint import CheckpointError, Checkpoints
 from td3_brax.cli import guarded, parse_train
 from td3_brax.config import CPU_DEVICES, Config, ConfigError, resolve
 from td3_brax.device import on_devices, platform, prepare_jax
-from td3_brax.folder import Outcome, Start
-from td3_brax.policy import save_policy
+from td3_brax.folder import Start
+from td3_brax.record import POLICIES, Record
 from td3_brax.schedule import make_schedule
-from td3_brax.tracking import Display, JsonLines, Report, duration, one_line
+from td3_brax.tracking import Display, Report, duration, one_line
 from td3_brax.wandb_run import WandbRun
 
 INTERRUPTED = 130
@@ -88,36 +88,36 @@ class Run:
         self.config, self.out, self.schedule = config, out, make_schedule(config)
         self.display = Display(self.schedule.total_env_steps)
         self.checkpoints = Checkpoints(out, config.checkpoint_keep)
-        self.state = Outcome()
         self._began = self._saved = self._command = began
         self._start = start
         self._blocked_s = 0.0
         self._told = False
         self._trained_s = self._evaluated_s = 0.0
-        self.wandb: WandbRun | None = None
         if start:
-            self.state = start.outcome
-            self._began -= self.state.wall_s
+            self._began -= start.outcome.wall_s
 
     def train(self, signals: Signals) -> int:
         """All chunks that are left; returns the exit code."""
-        if self.state.chunk >= self.schedule.chunks:
-            self.display.line(f"{self.out} is complete: {self.state.env_steps:,} steps; nothing to do")
+        display, schedule, start = self.display, self.schedule, self._start
+        if start and start.outcome.chunk >= schedule.chunks:
+            display.line(f"{self.out} is complete: {start.outcome.env_steps:,} steps; nothing to do")
             return 0
-        display, schedule, state = self.display, self.schedule, self.state
+        wandb = None
         if self.config.wandb != "disabled":
-            before = self._start.wandb_id if self._start else None
-            self.wandb = WandbRun(self.config, self.out, before, signals.stop, display.line)
+            before = start.wandb_id if start else None
+            wandb = WandbRun(self.config, self.out, before, signals.stop, display.line)
+        from td3_brax import shards
         from td3_brax.program import Program
 
         self._imported = time.perf_counter()
-        self.program = Program(self.config, display)
-        self.log = JsonLines(self.out / "metrics.jsonl", display.line)
-        if self._start:
-            self._go_on(self._start)
-            self._start = None
+        self.program = Program([self.config], display.line, shards.split(self.config.devices))
+        self.record = Record(self.config, self.out, display.line, wandb, start.outcome if start else None)
+        if start:
+            self._go_on(start)
+            self._start = start = None
         else:
             self.program.begin()
+        state = self.record.outcome
         display.line(
             f"{self.config.env}: {schedule.total_env_steps:,} steps in {self.config.num_envs} environments, "
             f"{schedule.updates} update{'s' * (schedule.updates > 1)} of {self.config.batch_size} after "
@@ -128,47 +128,32 @@ class Run:
         self._saved = time.perf_counter()
         display.begin(state.env_steps, state.best)
         code = 0
-        while state.chunk < schedule.chunks and not code:
+        while not (code or self.record.complete):
             code = self._chunk(signals)
         self.checkpoints.wait()
         self._warn_of_saving()
         if code == 0:
             self.checkpoints.prune(1)
-        self.log.close()
+        self.record.log.close()
         display.close()
         self._close(code)
-        if self.wandb:
-            files = [self.out / name for name in ("curve.png", "policy_best.npz", "policy_last.npz")]
-            left = self.wandb.close(
-                code, code == PREEMPTED, self._summary(), [path for path in files if path.exists()]
-            )
-            if left:
-                display.line(left)
+        times = {"import": self._imported - self._command, "compile": self.program.compile_s}
+        times |= {"train": self._trained_s, "eval": self._evaluated_s}
+        summary: Report = {f"time/{part}_s": seconds for part, seconds in times.items()}
+        summary |= {"compile_cache_hit": self.program.cached, "device": versions()["device"]}
+        self.record.close(code, code == PREEMPTED, summary)
         return code
-
-    def _summary(self) -> Report:
-        """What the run came to, and where its time went."""
-        return {
-            "eval/return_best": self.state.best if math.isfinite(self.state.best) else None,
-            "wall_s": self.state.wall_s,
-            "time/import_s": self._imported - self._command,
-            "time/compile_s": self.program.compile_s,
-            "time/train_s": self._trained_s,
-            "time/eval_s": self._evaluated_s,
-            "compile_cache_hit": self.program.cached,
-            "device": versions()["device"],
-        }
 
     def _go_on(self, start: Start) -> None:
         """Put everything back as it was at the checkpoint."""
         folder.put_back(self.out, self.config, start.files)
-        self.log.go_back(*start.tail)
+        self.record.log.go_back(*start.tail)
         try:
             self.program.restore(start.arrays)
         except CheckpointError as error:
             raise ConfigError("resume", str(self.out), f"its checkpoint does not fit: {error}") from None
         line = self.display.line
-        line(f"going on from {self.state.env_steps:,} of {self.schedule.total_env_steps:,} steps")
+        line(f"going on from {start.outcome.env_steps:,} of {self.schedule.total_env_steps:,} steps")
         for name, version in versions().items():
             if start.versions.get(name) != version:
                 line(
@@ -178,14 +163,14 @@ class Run:
 
     def _chunk(self, signals: Signals) -> int:
         """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
-        state, schedule, config = self.state, self.schedule, self.config
+        record, state, config = self.record, self.record.outcome, self.config
         began = time.perf_counter()
-        report = self.program.run_chunk()
+        (report,) = self.program.run_chunk()
         self._trained_s += time.perf_counter() - began
-        before, state.env_steps, state.chunk = state.env_steps, report["env_steps"], state.chunk + 1
-        evaluated = state.chunk % schedule.chunks_per_eval == 0
+        before = state.env_steps
+        record.advance(report)
         stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
-        if evaluated and not stopped:
+        if record.due and not stopped:
             report |= self._evaluate()
         report |= {
             "wall_s": time.perf_counter() - self._began,
@@ -193,63 +178,48 @@ class Run:
             "time/checkpoint_s": self._blocked_s,
         }
         state.wall_s, self._blocked_s = report["wall_s"], 0.0
-        self.log.write(report)
+        record.log.write(report)
         if stopped:
-            self._track(report)
+            record.track(report)
             self.display.line(
                 f"stopped: a loss or gradient was not finite, first between {before:,} and "
                 f"{state.env_steps:,} steps; that update was not made"
             )
             return DIVERGED
-        code = 0 if state.chunk == schedule.chunks else signals.code
+        code = 0 if record.complete else signals.code
         self._warn_of_saving()
         due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
-        if config.checkpoint_every_min and (due or code or state.chunk == schedule.chunks):
+        if config.checkpoint_every_min and (due or code or record.complete):
             self._save()
         elif code == PREEMPTED:
             code = TERMINATED
-        if not evaluated and code != PREEMPTED and (code or state.chunk == schedule.chunks):
+        if not record.due and code != PREEMPTED and (code or record.complete):
             # Not a line that a run which was not stopped would have: it takes the last one's place.
-            self.log.rewrite_last(report := report | self._evaluate())
-        self._track(report)
+            record.log.rewrite_last(report := report | self._evaluate())
+        record.track(report)
         self.display.show(report)
         return code
 
-    def _track(self, report: Report) -> None:
-        """Send one report to W&B, if there is one."""
-        if self.wandb:
-            self.wandb.log(self.state.chunk, report)
-
     def _evaluate(self) -> Report:
-        """Score the present policy, and save it as the last one, and as the best if it is."""
-        state, report = self.state, self.program.evaluate(self.state.env_steps)
-        self._evaluated_s += report["time/eval_s"]
-        state.return_mean, state.return_std = report["eval/return_mean"], report["eval/return_std"]
-        policy = self.program.policy({"env_steps": state.env_steps, "return_mean": state.return_mean})
-        names = ["policy_last.npz"]
-        if state.return_mean > state.best:
-            state.best, state.best_env_steps = state.return_mean, state.env_steps
-            names.append("policy_best.npz")
-        for name in names:
-            try:
-                save_policy(policy, self.out / name)
-            except OSError as error:
-                self.display.line(f"warning: {self.out / name}: {error.strerror}; not saved")
-        return report | {"eval/return_best": state.best}
+        """Score the present policy."""
+        (scored,) = self.program.evaluate([self.record.outcome.env_steps])
+        self._evaluated_s += scored["time/eval_s"]
+        return self.record.evaluated(scored, lambda meta: self.program.policy(0, meta))
 
     def _save(self) -> None:
         """Begin a checkpoint; training waits for the copy, not for the disk."""
         began = time.perf_counter()
+        record = self.record
         size = self.checkpoints.save(
             self.program.state,
             {
-                "env_steps": self.state.env_steps,
-                "outcome": dataclasses.asdict(self.state),
-                "tail": self.log.tail,
-                "wandb_id": self.wandb.id if self.wandb else None,
+                "env_steps": record.outcome.env_steps,
+                "outcome": dataclasses.asdict(record.outcome),
+                "tail": record.log.tail,
+                "wandb_id": record.wandb.id if record.wandb else None,
                 "versions": versions(),
             },
-            [self.out / "policy_best.npz", self.out / "policy_last.npz"],
+            [self.out / name for name in POLICIES],
             self.config.checkpoint_replay,
         )
         self._saved = time.perf_counter()
@@ -269,18 +239,12 @@ class Run:
 
     def _close(self, code: int) -> None:
         """The curve, and the closing line: what was reached, in how long, and what to do next."""
-        from td3_brax.report import save_curve
-
-        config, out, state, line = self.config, self.out, self.state, self.display.line
+        config, out, state, line = self.config, self.out, self.record.outcome, self.display.line
         again = f"td3-brax train --resume {out}"
         if code == PREEMPTED:
             line(f"saved at {state.env_steps:,} steps in {out}; go on with: {again}")
             return
-        try:
-            title = f"TD3 on {config.env} ({config.preset}, seed {config.seed})"
-            save_curve(out / "metrics.jsonl", out / "curve.png", config.env, title)
-        except OSError as error:
-            line(f"warning: {out / 'curve.png'}: {error.strerror}; not saved")
+        self.record.draw()
         if math.isnan(state.return_mean):
             line(f"nothing was learnt yet; the log is in {out}")
             return

@@ -27,14 +27,50 @@ FINISH_S = 8.0
 """How long it may take for each step of the end: to get the policies, the last lines, and to close."""
 
 
+_BEGINNING = threading.Lock()
+"""One run of a process begins at a time."""
+
+
+def project() -> str:
+    """Where runs go."""
+    return os.environ.get("WANDB_PROJECT", PROJECT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """What a run that trains beside others has in common with them."""
+
+    name: str
+    """The run's own."""
+    group: str
+    project: str
+    entity: str | None = None
+    sweep_id: str | None = None
+
+
+def log_in(mode: Any) -> None:
+    """Make W&B ready, without a word or a question.
+
+    Raises:
+        ConnectionError: it is to be online, and there is no key.
+        Exception: many kinds, for a key or a server that it can't use.
+    """
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    if mode == "online" and not wandb.login(prompt=False):
+        raise ConnectionError("no key; see `wandb login`")
+
+
 class WandbRun:
     """A W&B run of its own or, under a sweep's agent, the sweep's.
 
     Args:
         out: the run's folder; W&B's files go into it.
-        run_id: of the W&B run that this goes on with.
+        run_id: of the W&B run that this goes on with, or that W&B has chosen.
         stop: called, from another thread, when W&B asks the run to stop.
         say: takes a line for people.
+        membership: of a member of a packed sweep.
     """
 
     def __init__(
@@ -44,7 +80,9 @@ class WandbRun:
         run_id: str | None,
         stop: Callable[[], None],
         say: Callable[[str], None],
+        membership: Membership | None = None,
     ) -> None:
+        self._membership = membership
         self.id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
         self._config, self._out, self._stop, self._say = config, out, stop, say
         self._waiting: list[tuple[int, Report]] = []
@@ -57,13 +95,13 @@ class WandbRun:
 
     def _begin(self) -> Any:
         """Import W&B and begin the run; offline where it can't be online."""
-        import wandb
+        with _BEGINNING:
+            return self._begin_alone()
 
+    def _begin_alone(self) -> Any:
         mode = self._config.wandb
         try:
-            wandb.setup(wandb.Settings(silent=True))
-            if mode == "online" and not wandb.login(prompt=False):
-                raise ConnectionError("no key; see `wandb login`")
+            log_in(mode)
             return self._init(mode)
         except Exception as error:  # W&B raises many kinds, some of them only in use by it
             if mode == "offline":
@@ -77,15 +115,20 @@ class WandbRun:
     def _init(self, mode: Any) -> Any:
         import wandb
 
+        member = self._membership or Membership(self._out.name, "", project())
         run = wandb.init(
             id=self.id,
             resume="allow",
+            reinit="create_new",
             mode=mode,
-            project=os.environ.get("WANDB_PROJECT", PROJECT),
-            name=self._out.name,
+            project=member.project,
+            entity=member.entity,
+            name=member.name,
+            group=member.group or None,
             dir=self._out,
             config=dataclasses.asdict(self._config),
             settings=wandb.Settings(
+                sweep_id=member.sweep_id or os.environ.get("WANDB_SWEEP_ID"),
                 console="off",
                 silent=True,
                 init_timeout=ANSWER_S,
@@ -96,7 +139,7 @@ class WandbRun:
         )
         run.define_metric("env_steps")
         run.define_metric("*", step_metric="env_steps")
-        if mode == "online":
+        if mode == "online" and not self._membership:
             self._lines.append(f"W&B: {run.url}")
         return run
 

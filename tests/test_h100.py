@@ -51,7 +51,7 @@ def chunk() -> Chunk:
         "gpu",
     )
     loop = program.build(config, BraxTask("ant"))
-    state = jax.eval_shape(lambda: program.init(loop, config, jax.random.key(config.seed)))
+    state = jax.eval_shape(lambda: program.start(loop, [config]))
     return Chunk(loop, state, aot.count(aot.compile_for(loop.train_chunk, (state,), donate_argnums=0)))
 
 

@@ -42,7 +42,7 @@ def learn(seed: int) -> tuple[float, float]:
     config = replace(CONFIG, seed=seed)
     task = BraxTask(config.env, config.backend)
     loop = loops.build(config, task)
-    state = jax.jit(lambda: loops.init(loop, config, jax.random.key(config.seed)))()
+    state = jax.jit(lambda: loops.start(loop, [config]))()
     chunk = jax.jit(loop.train_chunk, donate_argnums=0)
     for _ in range(loop.schedule.chunks):
         state, metrics = chunk(state)

@@ -11,6 +11,7 @@ from toy import Toy
 from td3_brax import loop as loops
 from td3_brax.config import Config, ConfigError
 from td3_brax.plan import check_program, check_state, tree_bytes
+from td3_brax.shards import split
 
 SMALL = {
     "env": "ant",  # a name the options know; the task itself is the toy
@@ -32,7 +33,7 @@ def start(**changes):
     """The compiled chunk, the first state, and the loop."""
     config = Config(**(SMALL | changes))
     loop = loops.build(config, Toy(30.0))
-    state = loops.init(loop, config, jax.random.key(config.seed))
+    state = loops.start(loop, [config])
     return jax.jit(loop.train_chunk, donate_argnums=0), state, loop
 
 
@@ -70,7 +71,7 @@ def test_one_chunk_twice_traces_once():
     config = Config(**SMALL)
     loop = loops.build(config, Counting(30.0))
     chunk = jax.jit(loop.train_chunk, donate_argnums=0)
-    state = loops.init(loop, config, jax.random.key(config.seed))
+    state = loops.start(loop, [config])
     state, _ = chunk(state)
     traced = len(traces)
     for _ in range(3):
@@ -174,51 +175,18 @@ def test_the_replay_is_never_copied(changes):
     assert chunk.lower(state).compile().memory_analysis().temp_size_in_bytes < tree_bytes(state.replay) / 10
 
 
-def test_members_are_what_they_would_be_alone():
-    """Two members in one program: one vector step and 16 updates, in x64 to 1e-9."""
-    with jax.enable_x64(True):
-        config = Config(**(SMALL | {"warmup_env_steps": 0}))
-        loop = loops.build(config, Toy(30.0))
-        hyper = loops.make_hyper(config)
-        other = loops.make_hyper(Config(**(SMALL | {"warmup_env_steps": 0, "gamma": 0.9, "actor_lr": 1e-2})))
-        keys = jax.random.split(jax.random.key(0), 2)
-
-        def run(members):
-            hypers = jax.tree.map(lambda *x: jnp.stack(x), *[(hyper, other)[m] for m in members])
-            state = loop.init(keys[jnp.array(members)], hypers)
-            state = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state)
-            state = loop.refill(state)
-
-            def round_of_updates(state, _):
-                state, _ = loop.collect(state)
-                return loop.learn(state, 0)
-
-            return jax.lax.scan(round_of_updates, state, length=8)[0]
-
-        together = jax.jit(lambda: run([0, 1]))()
-        for m in (0, 1):
-            alone = jax.jit(lambda m=m: run([m]))()
-            for name in ("actor", "actor_target", "actor_eval", "critic", "critic_target"):
-                jax.tree.map(
-                    lambda a, b, m=m: np.testing.assert_allclose(a[m], b[0], atol=1e-9, rtol=0),
-                    getattr(together.members.learner, name),
-                    getattr(alone.members.learner, name),
-                )
-            np.testing.assert_allclose(together.replay.rows[:, m], alone.replay.rows[:, 0], atol=1e-9, rtol=0)
-
-
 def test_too_little_memory_is_said_before_compiling_and_before_allocating(monkeypatch):
     _, state, _ = start(replay_capacity=1_000_000)
     device = jax.devices()[0]
-    check_state(state, 1, device)
+    check_state(state, split(1), device)
     there = tree_bytes(state) // 2
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: there)
     with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB .* lower it to (\d+)") as caught:
-        check_state(state, 1, device)
+        check_state(state, split(1), device)
     suggested = int(str(caught.value).split("lower it to ")[1].split()[0])
     _, smaller, _ = start(replay_capacity=suggested)
-    check_state(smaller, 1, device)
+    check_state(smaller, split(1), device)
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: tree_bytes(state) + 10)
     with pytest.raises(ConfigError, match=r"workspace .* GB .* lower num_envs"):
-        check_program(state, 11, 1, device)
-    check_program(state, 10, 1, device)
+        check_program(state, 11, split(1), device)
+    check_program(state, 10, split(1), device)

@@ -22,6 +22,7 @@ from test_run import MODULE, OPTIONS, make_run, read_reports, same_policies, sta
 from td3_brax import checkpoint, folder, loop, train
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic
+from td3_brax.population import make_hyper
 from td3_brax.state import Batch
 
 LONG = ["--total_env_steps=38400", "--eval_every=2560", "--checkpoint_every_min=0.005"]
@@ -90,8 +91,8 @@ def stopped(whole: Path, tmp_path: Path) -> Path:
 
     class Stopping(train.Run):
         def _chunk(self, signals: train.Signals) -> int:
-            self._saved = -1e9 if self.state.chunk == 30 else 1e9
-            if self.state.chunk == 41:
+            self._saved = -1e9 if self.record.outcome.chunk == 30 else 1e9
+            if self.record.outcome.chunk == 41:
                 signal.raise_signal(signal.SIGTERM)
             return super()._chunk(signals)
 
@@ -228,6 +229,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(whole: Path, tmp_path: Path) -
         wait_for(lambda: len(checkpoint.saved(out)) > 0, process, 120)
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (12_000, resource.RLIM_INFINITY))
         full = lines(out)
+        wait_for(lambda: (out / "metrics.jsonl").stat().st_size > 11_000, process, 120)
         time.sleep(0.7)
         whole_lines = (out / "metrics.jsonl").read_bytes()
         assert whole_lines.endswith(b"\n")
@@ -294,9 +296,7 @@ def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.Monk
             return tree
 
         monkeypatch.setattr("td3_brax.learner.mean", poisoned)
-    after, stats = td3.update_block(
-        learner, loop.make_hyper(train.Config()), batch, normal(2), jnp.bool_(True)
-    )
+    after, stats = td3.update_block(learner, make_hyper(train.Config()), batch, normal(2), jnp.bool_(True))
 
     def unchanged(name: str) -> bool:
         same = jax.tree.map(np.array_equal, getattr(after, name), getattr(learner, name))

@@ -18,6 +18,7 @@ from td3_brax.config import Config, ConfigError
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic, init_obs_stats, update_obs_stats
 from td3_brax.plan import tree_bytes
+from td3_brax.population import make_hyper
 from td3_brax.state import Batch
 
 START = SMALL | {"warmup_env_steps": 0, "num_envs": 8, "exploration_noise_spread": 0.3}
@@ -64,7 +65,7 @@ def test_shards_on_devices_are_shards_on_one_device(count, num_atoms):
 
             return jax.lax.scan(round_of_updates, state, length=8)
 
-        start = loops.jit_init(loop, config)(jax.random.key(0))
+        start = loops.jit_init(loop, config)()
         spread, _ = shards.jit(run, count, (shards.STATE,), (shards.STATE, shards.SPLIT))(start)
         parts, axes = apart(jax.device_get(start), count)
         one_by_one = jax.vmap(run, in_axes=(axes,), out_axes=0, axis_name=shards.AXIS)
@@ -88,7 +89,7 @@ def test_the_update_is_that_of_the_whole_batch(count):
     with jax.enable_x64(True):
         whole = TD3(Actor((16, 16), 2), Critic((16, 16), 2), 2)
         learner = as_double(whole.init(jax.random.key(0), 3, 2))
-        hyper = as_double(loops.make_hyper(Config()))
+        hyper = as_double(make_hyper(Config()))
         rng = np.random.default_rng(0)
         normal = lambda *shape: jnp.asarray(rng.normal(size=(50, 8, *shape)))  # noqa: E731
         batches = Batch(normal(3), jnp.tanh(normal(2)), normal(), normal(3), normal() > 1, 1 + 0 * normal())
@@ -126,7 +127,7 @@ def test_a_whole_chunk_over_devices():
     config, loop = make(devices=4, exploration_noise=0.0, report_every=512, warmup_env_steps=64)
     start = loops.jit_init(loop, config)
     chunk = loops.jit_chunk(loop)
-    state, metrics = chunk(start(jax.random.key(0)))
+    state, metrics = chunk(start())
     assert metrics.env_steps.tolist() == [512]
     assert metrics.updates.tolist() == [(512 - 64) * config.updates_per_env_step]
     assert state.replay.rows.sharding.spec == shards.SPLIT
@@ -137,7 +138,7 @@ def test_a_whole_chunk_over_devices():
     assert len(np.unique(rows[:, :16, 4])) == 4 * 16
     assert state.members.obs_stats.count[0] == valid.sum()
     assert metrics.episodes.episodes[0] == (rows[..., -3] + rows[..., -2]).sum()
-    again, _ = chunk(start(jax.random.key(0)))
+    again, _ = chunk(start())
     assert bits(again) == bits(state)
 
 
@@ -151,16 +152,16 @@ def test_places_of_environments_go_on_from_shard_to_shard(monkeypatch):
 
     monkeypatch.setattr(loops.collect, "explore", spied)
     config, loop = make(devices=4, report_every=64)
-    jax.block_until_ready(loops.jit_chunk(loop)(loops.jit_init(loop, config)(jax.random.key(0))))
+    jax.block_until_ready(loops.jit_chunk(loop)(loops.jit_init(loop, config)()))
     jax.effects_barrier()
     np.testing.assert_allclose(np.concatenate([places[i] for i in range(4)]), np.linspace(0, 1, 8), rtol=1e-6)
 
 
 def test_one_reduction_per_update_and_every_buffer_donated():
     config, loop = make(devices=2, report_every=64, num_atoms=11, policy_delay=2)
-    shapes = jax.eval_shape(loops.jit_init(loop, config), jax.random.key(0))
+    shapes = jax.eval_shape(loops.jit_init(loop, config))
     compiled = loops.jit_chunk(loop).lower(shapes).compile()
-    assert compiled.memory_analysis().alias_size_in_bytes == tree_bytes(shards.shard_shapes(shapes, 2))
+    assert compiled.memory_analysis().alias_size_in_bytes == tree_bytes(shards.split(2).share(shapes))
     text = compiled.as_text()
     reductions = re.findall(r"\ball-reduce(?:-start)?\(", text)
     # A scan over two updates of the critics and one of the actor; two for each vector step's observation

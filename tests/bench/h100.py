@@ -1,7 +1,8 @@
 """What the Ant training program is on an H100, without one: ``python tests/bench/h100.py``.
 
 Compiles one chunk of the ``quick`` preset for a GPU and prints what it starts on the device, what it needs
-of the host and what memory it takes. Options are those of ``td3-brax train``, as ``--num_envs=4096``.
+of the host and what memory it takes. Options are those of ``td3-brax train``, as ``--num_envs=4096``, and
+``--members=16``: of one program.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import jax
 
 from td3_brax import aot, loop
-from td3_brax.cli import parse_train
+from td3_brax.cli import parse_options, train_parser, whole
 from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
 
-config = resolve(parse_train(sys.argv[1:])[0], "gpu")
+parser = train_parser()
+parser.add_argument("--members", type=whole, default=1)
+explicit, others = parse_options(parser, sys.argv[1:])
+config, members = resolve(explicit, "gpu"), others["members"]
 began = time.perf_counter()
 program = loop.build(config, BraxTask(config.env, config.backend))
-state = jax.eval_shape(lambda: loop.init(program, config, jax.random.key(0)))
+state = jax.eval_shape(lambda: loop.start(program, [config] * members))
 built = time.perf_counter()
 options = {"xla_gpu_deterministic_ops": True} if config.deterministic else {}
 compiled = aot.compile_for(program.train_chunk, (state,), donate_argnums=0, options=options)
@@ -33,7 +37,8 @@ counts = aot.count(compiled)
 schedule, scopes = program.schedule, counts.by_scope
 replay_bytes = tree_bytes(state.replay.rows)
 rows = {
-    "environments": config.num_envs,
+    "members": members,
+    "environments of each": config.num_envs,
     "chunk: vector steps, updates, refills": (
         f"{schedule.vector_steps:,}, {schedule.total_updates:,}, {schedule.groups:,}"
     ),

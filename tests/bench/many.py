@@ -34,7 +34,7 @@ def main() -> None:
     prepare_jax()
     config = resolve(OPTIONS, platform())
     loop = loops.build(config, BraxTask("ant"))
-    state = loops.jit_init(loop, config)(jax.random.key(config.seed))
+    state = loops.jit_init(loop, config)()
     chunk = loops.jit_chunk(loop).lower(state).compile()
     print(f"after compiling: peak {peak_mib():,.0f} MiB")
     for i in range(20):

@@ -13,7 +13,7 @@ from td3_brax.config import resolve
 from td3_brax.device import platform, prepare_jax
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
-from td3_brax.shards import shard_shapes
+from td3_brax.shards import split
 
 MIB = 2**20
 
@@ -24,9 +24,9 @@ def main() -> None:
     for num_envs in (128, 2048):
         config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, platform())
         loop = loops.build(config, BraxTask("ant"))
-        shapes = jax.eval_shape(loops.jit_init(loop, config), jax.random.key(config.seed))
+        shapes = jax.eval_shape(loops.jit_init(loop, config))
         memory = loops.jit_chunk(loop).lower(shapes).compile().memory_analysis()
-        shapes = shard_shapes(shapes, loop.shards)
+        shapes = split(loop.shards).share(shapes)
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes
         replay, envs = tree_bytes(shapes.replay), tree_bytes(shapes.members.env)

@@ -57,7 +57,7 @@ def bare_brax(num_envs: int) -> Callable[[], Any]:
 
 def filled(loop: loops.Loop, config: Config) -> Any:
     """A state whose environments have begun."""
-    state = loops.jit_init(loop, config)(jax.random.key(config.seed))
+    state = loops.jit_init(loop, config)()
     return shards.jit(loop.refill, loop.shards, (shards.STATE,), shards.STATE)(state)
 
 

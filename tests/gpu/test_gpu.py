@@ -59,7 +59,7 @@ def chunk(loop: program.Loop) -> Any:
 def start(loop: program.Loop, seed: int = 0) -> Any:
     """The state at the start of a run."""
     config = resolve({"seed": seed, "warmup_env_steps": 1024}, "gpu")
-    return jax.jit(lambda: program.init(loop, config, jax.random.key(config.seed)))()
+    return jax.jit(lambda: program.start(loop, [config]))()
 
 
 def on_host(tree: Any) -> list[np.ndarray]:

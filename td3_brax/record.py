@@ -1,0 +1,96 @@
+"""What one run leaves behind: lines, policies and a curve in its folder, and its W&B run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from td3_brax.config import Config
+from td3_brax.folder import Outcome
+from td3_brax.policy import Policy, save_policy
+from td3_brax.schedule import make_schedule
+from td3_brax.tracking import JsonLines, Report
+from td3_brax.wandb_run import WandbRun
+
+POLICIES = ("policy_best.npz", "policy_last.npz")
+
+
+class Record:
+    """One run as it goes: each report, each evaluation, its end.
+
+    Args:
+        line: takes a line for people.
+        wandb: its W&B run, if it has one.
+        outcome: how it stood, where it goes on.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        out: Path,
+        line: Callable[[str], None],
+        wandb: WandbRun | None = None,
+        outcome: Outcome | None = None,
+    ) -> None:
+        self.config, self.out, self.line, self.wandb = config, out, line, wandb
+        self.outcome = outcome or Outcome()
+        self.log = JsonLines(out / "metrics.jsonl", line)
+        self.schedule = make_schedule(config)
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has all its chunks."""
+        return self.outcome.chunk >= self.schedule.chunks
+
+    @property
+    def due(self) -> bool:
+        """Whether its latest chunk is followed by an evaluation."""
+        return self.outcome.chunk % self.schedule.chunks_per_eval == 0
+
+    def advance(self, report: Report) -> None:
+        """Count the chunk that reported this."""
+        self.outcome.env_steps, self.outcome.chunk = report["env_steps"], self.outcome.chunk + 1
+
+    def evaluated(self, scored: Report, policy: Callable[[Mapping[str, Any]], Policy]) -> Report:
+        """Note an evaluation of the present policy; save it as the last one, and as the best if it is."""
+        state = self.outcome
+        state.return_mean, state.return_std = scored["eval/return_mean"], scored["eval/return_std"]
+        names = ["policy_last.npz"]
+        if state.return_mean > state.best:
+            state.best, state.best_env_steps = state.return_mean, state.env_steps
+            names.append("policy_best.npz")
+        made = policy({"env_steps": state.env_steps, "return_mean": state.return_mean})
+        for name in names:
+            try:
+                save_policy(made, self.out / name)
+            except OSError as error:
+                self.line(f"warning: {self.out / name}: {error.strerror}; not saved")
+        return scored | {"eval/return_best": state.best}
+
+    def track(self, report: Report) -> None:
+        """Send one report to W&B, if there is a run there."""
+        if self.wandb:
+            self.wandb.log(self.outcome.chunk, report)
+
+    def draw(self) -> None:
+        """The learning curve."""
+        from td3_brax.report import save_curve
+
+        config, out = self.config, self.out
+        try:
+            title = f"TD3 on {config.env} ({config.preset}, seed {config.seed})"
+            save_curve(out / "metrics.jsonl", out / "curve.png", config.env, title)
+        except OSError as error:
+            self.line(f"warning: {out / 'curve.png'}: {error.strerror}; not saved")
+
+    def close(self, code: int, preempted: bool, summary: Mapping[str, Any]) -> None:
+        """End the W&B run, if there is one, with what the run came to and where its time went."""
+        if not self.wandb:
+            return
+        best = self.outcome.best if math.isfinite(self.outcome.best) else None
+        files = [path for name in ("curve.png", *POLICIES) if (path := self.out / name).exists()]
+        whole = {"eval/return_best": best, "wall_s": self.outcome.wall_s, **summary}
+        if left := self.wandb.close(code, preempted, whole, files):
+            self.line(left)

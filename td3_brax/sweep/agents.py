@@ -1,0 +1,112 @@
+"""W&B's own suggestions (bayes, hyperband) for members of one process: one virtual agent for each place.
+
+W&B's client has no public way to ask what to run next without starting a process for it. Its own launch
+scheduler registers agents and sends heartbeats through two functions; so do we, here alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+import queue
+import socket
+import threading
+from typing import Any
+
+HEARTBEAT_S = 5.0
+"""As W&B's own agents."""
+USED = {
+    "_register_agent": ["api", "host", "sweep_id", "project", "entity"],
+    "_agent_heartbeat": ["api", "agent_id", "metrics", "run_states"],
+}
+"""The functions of ``wandb.apis.public.sweeps``, and their parameters."""
+
+
+def missing() -> str:
+    """Why W&B's client can't be asked; nothing if it can."""
+    import wandb
+
+    try:
+        from wandb.apis.public import sweeps
+    except ImportError as error:
+        return f"wandb {wandb.__version__}: {error}"
+    for name, parameters in USED.items():
+        function = getattr(sweeps, name, None)
+        if function is None or list(inspect.signature(function).parameters) != parameters:
+            return f"wandb {wandb.__version__} has no {name}({', '.join(parameters)})"
+    return ""
+
+
+class Agents:
+    """One agent of a registered sweep for each of ``places``; heartbeats from a thread of their own."""
+
+    def __init__(self, sweep_id: str, entity: str | None, project: str, places: int) -> None:
+        import wandb
+        from wandb.apis.public import sweeps
+
+        self._api: Any = wandb.Api()
+        self._beat = sweeps._agent_heartbeat
+        host = socket.gethostname()
+        self._ids = [
+            sweeps._register_agent(self._api, host, sweep_id=sweep_id, entity=entity, project=project)["id"]
+            for _ in range(places)
+        ]
+        self._lock = threading.Lock()
+        self._running: list[str | None] = [None] * places
+        self._ended = [False] * places
+        self._stopped: set[str] = set()
+        self._suggested: list[queue.SimpleQueue[tuple[str, dict[str, Any]]]] = [
+            queue.SimpleQueue() for _ in range(places)
+        ]
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        self._thread.start()
+
+    def _go_on(self) -> None:
+        while not self._closed.is_set():
+            for place in range(len(self._ids)):
+                if not self._closed.is_set() and not self._ended[place]:
+                    self._once(place)
+            self._closed.wait(HEARTBEAT_S)
+
+    def _once(self, place: int) -> None:
+        running = self._running[place]
+        commands = self._beat(self._api, self._ids[place], {}, {running: True} if running else {})
+        with self._lock:
+            for command in commands:
+                kind, run = command.get("type"), str(command.get("run_id"))
+                if kind in ("run", "resume") and self._running[place] is None:
+                    args = {name: item["value"] for name, item in command.get("args", {}).items()}
+                    self._running[place] = run
+                    self._suggested[place].put((run, args))
+                elif kind == "stop":
+                    self._stopped.add(run)
+                elif kind == "exit":
+                    self._ended[place] = True
+                    if running:
+                        self._stopped.add(running)
+
+    def take(self, place: int) -> tuple[str, dict[str, Any]] | None:
+        """What to run in ``place``: W&B's id for the run, and its options; None if there is nothing yet."""
+        try:
+            return self._suggested[place].get_nowait()
+        except queue.Empty:
+            return None
+
+    def stopped(self, run: str) -> bool:
+        """Whether W&B wants ``run`` to stop."""
+        return run in self._stopped
+
+    def free(self, place: int) -> None:
+        """The run in ``place`` has ended: ask for the next."""
+        with self._lock:
+            self._running[place] = None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no place will get another run."""
+        return all(self._ended) and all(suggested.empty() for suggested in self._suggested)
+
+    def close(self) -> None:
+        """No more heartbeats."""
+        self._closed.set()
+        self._thread.join(timeout=HEARTBEAT_S)
