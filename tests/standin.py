@@ -31,6 +31,12 @@ class StandIn:
         """The configuration of the one sweep that there is, named "sweep", as YAML."""
         self.queue: list[tuple[str, dict[str, Any]]] = []
         """Runs that its agents get, one after another: name and options."""
+        self.agents = 0
+        """How many have registered."""
+        self.ended_early: set[str] = set()
+        """Runs that their agents are told to stop, as hyperband does."""
+        self.belongs: dict[str, dict[str, str]] = {}
+        """Run -> its sweep, group and displayName."""
         self.operations: list[str] = []
         outer = self
 
@@ -88,13 +94,16 @@ class StandIn:
             known = {"id": "1", "name": "sweep", "config": self.sweep, "runs": {"edges": []}}
             return {"data": {"project": {"sweep": known}}}
         if name == "CreateAgent":
-            return {"data": {"createAgent": {"agent": {"id": "1"}}}}
+            self.agents += 1
+            return {"data": {"createAgent": {"agent": {"id": f"agent{self.agents}"}}}}
         if name == "Heartbeat":
-            beat = {"agent": {"id": "1"}, "commands": json.dumps(self._commands(variables))}
+            beat = {"agent": {"id": variables["id"]}, "commands": json.dumps(self._commands(variables))}
             return {"data": {"agentHeartbeat": beat}}
         if "UpsertBucket" in name:
             run = variables.get("name") or variables.get("id") or ""
             given = json.loads(variables.get("config") or "{}")
+            parts = {key: variables.get(key) for key in ("sweep", "groupName", "displayName")}
+            self.belongs.setdefault(run, {}).update({k: v for k, v in parts.items() if v})
             self.config.setdefault(run, {}).update(
                 {
                     key: item["value"]
@@ -113,9 +122,10 @@ class StandIn:
         return {"data": {}}
 
     def _commands(self, beat: dict[str, Any]) -> list[dict[str, Any]]:
-        """What an agent that runs nothing is to do: the next run, or to end."""
-        if any(json.loads(beat.get("runState") or "{}").values()):
-            return []
+        """What an agent is to do: end its run early, or if it has none take the next, or end itself."""
+        running = [run for run, runs in json.loads(beat.get("runState") or "{}").items() if runs]
+        if running:
+            return [{"type": "stop", "run_id": run} for run in running if run in self.ended_early]
         if not self.queue:
             return [{"type": "exit", "args": {}}]
         run, options = self.queue.pop(0)

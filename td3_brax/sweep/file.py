@@ -197,6 +197,8 @@ def _check(sweep: Sweep, name: str, parameter: Any) -> None:
     low, high = (parameter.get(end) for end in ENDS[kind])
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
         raise sweep.fail(where, f"{kind} needs the numbers {' and '.join(ENDS[kind])}")
+    if "distribution" not in parameter and type(low) is not type(high):
+        raise sweep.fail(where, f"min and max must both be whole or neither (W&B), not {low} and {high}")
     if ENDS[kind][0] == "min" and not low < high:
         raise sweep.fail(where, f"min must be below max, not {low} and {high}")
     if "log_uniform" in kind and low <= 0:

@@ -16,7 +16,7 @@ from td3_brax.sweep import agents
 from td3_brax.sweep.file import Sweep, SweepError, load
 from td3_brax.sweep.online import Home, Suggestions, register
 from td3_brax.sweep.pack import Job, Pack, Queue, Result, Source, make_job
-from td3_brax.train import Signals
+from td3_brax.train import PREEMPTED, TERMINATED, Signals
 from td3_brax.wandb_run import Membership, project
 
 MEMBERS = 16
@@ -65,20 +65,31 @@ def job(argv: Sequence[str]) -> int:
         out = _folder(given.out, sweep)
         results: list[Result] = []
         for jobs in groups:
-            places = min(members, len(jobs)) if jobs else min(members, sweep.run_cap or members)
-            used = min(devices or there, places)
-            places = -(-places // used) * used
-            source: Source = Queue(jobs) if jobs else Suggestions(sweep, home, places, platform(), mode)
-            pack = Pack(source, places, used, out, _line, lambda j: _membership(sweep, home, j), signals)
+            count = places(len(jobs) or sweep.run_cap or members, members, devices or there)
+            source: Source = Queue(jobs) if jobs else Suggestions(sweep, home, count, platform(), mode)
+            pack = Pack(
+                source,
+                count,
+                min(devices or there, count),
+                out,
+                _line,
+                lambda j: _membership(sweep, home, j),
+                signals,
+            )
             try:
                 results += pack.train()
+            except ConfigError as error:
+                if count == 1:
+                    raise
+                raise SweepError(f"{error}; or train fewer than --members={count} at once") from None
             finally:
                 if isinstance(source, Suggestions):
                     source.agents.close()
             if signals.code:
                 break
     print(summary(sweep, results), flush=True)
-    return signals.code or int(any(result.code for result in results))
+    code = TERMINATED if signals.code == PREEMPTED else signals.code
+    return code or int(any(result.code for result in results))
 
 
 def _line(text: str) -> None:
@@ -100,6 +111,14 @@ def _number(name: str, text: str | None, default: int, least: int) -> int:
     if number < least:
         raise ConfigError(name, text, f"must be at least {least}")
     return number
+
+
+def places(runs: int, most: int, devices: int) -> int:
+    """Members at once: at most ``most`` in as few and even turns as may be, rounded up to equal shares."""
+    turns = -(-runs // most)
+    count = -(-runs // turns)
+    used = min(devices, count)
+    return -(-count // used) * used
 
 
 def planned(sweep: Sweep, seed: int, where: str, mode: str) -> list[Job]:

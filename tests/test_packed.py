@@ -1,0 +1,396 @@
+"""``td3-brax sweep``: what it takes, what it refuses, and its members' runs through W&B's real client."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from standin import StandIn
+from test_wandb import sent, written
+
+from td3_brax.cli import parse_train
+from td3_brax.config import PLATFORMS, Config, resolve
+from td3_brax.sweep import agents, file, run
+from td3_brax.sweep.file import SweepError
+
+SMALL: dict[str, Any] = {
+    "env": "inverted_pendulum",
+    "backend": "spring",
+    "preset": "author",
+    "num_envs": 8,
+    "updates_per_env_step": 0.25,
+    "hidden_sizes": [16, 16],
+    "batch_size": 16,
+    "replay_capacity": 1000,
+    "warmup_env_steps": 64,
+    "total_env_steps": 512,
+    "report_every": 128,
+    "eval_every": 256,
+    "eval_episodes": 3,
+    "time_limit": 50,
+}
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+QUICK = """
+import sys
+from td3_brax.sweep import agents, run
+agents.HEARTBEAT_S = 0.2
+sys.exit(run.main(sys.argv[1:]))
+"""
+
+
+def write(folder: Path, parameters: dict[str, Any], **changes: Any) -> Path:
+    """A sweep's file with these parameters beside the small ones."""
+    fixed = {name: {"value": value} for name, value in SMALL.items()}
+    content = {
+        "name": "small",
+        "program": "td3_brax/train.py",
+        "method": "grid",
+        "metric": {"name": "eval/return_best", "goal": "maximize"},
+        "parameters": fixed | parameters,
+    }
+    content = {key: value for key, value in (content | changes).items() if value is not None}
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def start(folder: Path, server: StandIn | None, *argv: str) -> subprocess.Popen[str]:
+    """The command in a process of its own, two members at a time on one device."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    home = (
+        server.environment(folder)
+        if server
+        else {"HOME": str(folder), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    )
+    cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
+    return subprocess.Popen(
+        [sys.executable, "-c", QUICK, *argv, "--members=2", "--devices=1", f"--out={folder / 'out'}"],
+        env=clean | home | cache,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> str:
+    printed = process.communicate(timeout=240)[0]
+    assert process.returncode == code, printed
+    return printed
+
+
+@pytest.mark.parametrize(
+    ("parameters", "changes", "says"),
+    [
+        ({"gama": {"values": [0.9]}}, {}, "parameters.gama: unknown option (did you mean gamma?)"),
+        ({}, {"methd": "grid"}, "methd: unknown key (did you mean method?)"),
+        ({}, {"method": "gird"}, "method: must be one of grid, random, bayes, not gird"),
+        ({"gamma": {"min": 0.9, "max": 0.99}}, {}, "parameters.gamma: a grid needs values, not a range"),
+        (
+            {"actor_lr": {"values": ["3e-4", 0.001]}},
+            {},
+            "parameters.actor_lr: YAML reads 3e-4 as text, and W&B with it: write 0.0003",
+        ),
+        (
+            {"total_env_steps": {"value": "1e6"}},
+            {},
+            "parameters.total_env_steps: YAML reads 1e6 as text, and W&B with it: write 1000000",
+        ),
+        ({"gamma": {"values": []}}, {}, "parameters.gamma: values must be a list with at least one of them"),
+        ({"gamma": 0.9}, {}, "parameters.gamma: must hold value, values, or min and max"),
+        ({"gamma": {"values": [0.9, 1.5]}}, {}, "the run with gamma=1.5: --gamma=1.5: must be at most 1"),
+        (
+            {"updates_per_env_step": {"values": [0.25, 0.123]}},
+            {},
+            "the run with updates_per_env_step=0.123: --updates_per_env_step=0.123: with --num_envs=8",
+        ),
+        ({"out": {"value": "x"}}, {}, "parameters.out: is for `td3-brax sweep` to say"),
+        ({}, {"method": "random"}, "run_cap: a random sweep needs it: how many runs to draw"),
+        ({}, {"run_cap": "ten"}, "run_cap: must be a whole number above 0, not ten"),
+        ({}, {"metric": {"name": "eval/return_bst"}}, "(did you mean eval/return_best?)"),
+        (
+            {},
+            {"metric": {"name": "eval/return_best", "goal": "max"}},
+            "its goal must be maximize or minimize",
+        ),
+        (
+            {"gamma": {"distribution": "uniformly", "min": 0.9, "max": 0.99}},
+            {"method": "random", "run_cap": 2},
+            "parameters.gamma: its distribution must be one of uniform, ",
+        ),
+        (
+            {"gamma": {"min": 0.99, "max": 0.9}},
+            {"method": "random", "run_cap": 2},
+            "parameters.gamma: min must be below max, not 0.99 and 0.9",
+        ),
+        (
+            {"tau": {"min": 0, "max": 0.9}},
+            {"method": "random", "run_cap": 2},
+            "parameters.tau: min and max must both be whole or neither (W&B), not 0 and 0.9",
+        ),
+        (
+            {"actor_lr": {"distribution": "log_uniform_values", "min": 0, "max": 0.9}},
+            {"method": "random", "run_cap": 2},
+            "parameters.actor_lr: log_uniform_values needs a min above 0, not 0",
+        ),
+        ({}, {"method": "bayes"}, "method: W&B has to say what runs: it needs --wandb=online, not disabled"),
+    ],
+)
+def test_what_it_refuses(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    parameters: dict[str, Any],
+    changes: dict[str, Any],
+    says: str,
+) -> None:
+    path = write(tmp_path, parameters, **changes)
+    assert run.main([str(path), "--wandb=disabled", f"--out={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"td3-brax: {path}: ")
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--members=0"], "--members=0: must be at least 1"),
+        (["--members=many"], "--members=many: must be a whole number"),
+        (["--devices=99"], "--devices=99: there are "),
+        (["--wandb=onlin"], "--wandb=onlin: must be one of online, offline, disabled"),
+        (["--member=2"], "unknown option --member (did you mean members?)"),
+        (["--out=."], "--out=.: is not empty; choose another folder"),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path, {})
+    options = argv if "--wandb" in argv[0] else ["--wandb=disabled", *argv]
+    try:
+        code: Any = run.main([str(path), *options])
+    except SystemExit as ended:
+        code = ended.code
+    assert code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_what_no_file_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main([str(tmp_path / "none.yaml")]) == 2
+    assert "can't be read" in capsys.readouterr().err
+    for text in ("a: [", "just text", "parameters: 3", ""):
+        (tmp_path / "bad.yaml").write_text(text)
+        assert run.main([str(tmp_path / "bad.yaml")]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SWEEPS.glob("*.yaml") if not p.name.startswith("quick_")], ids=str
+)
+def test_the_sweeps_that_come_with_it_are_taken(path: Path) -> None:
+    sweep = file.load(path)
+    for platform in PLATFORMS:
+        if sweep.suggested:
+            run._check_suggestions(sweep, platform)
+            continue
+        jobs = run.planned(sweep, 0, platform, "disabled")
+        assert len(jobs) == sweep.run_cap
+        for group in run.group(jobs):
+            assert len({job.config.shape for job in group}) == 1
+
+
+@pytest.mark.parametrize(
+    ("parameter", "low", "high", "middle"),
+    [
+        ({"min": 3, "max": 5}, 3, 5, 4),
+        ({"min": 0.25, "max": 0.75}, 0.25, 0.75, 0.5),
+        ({"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}, 1e-4, 1e-2, 1e-3),
+        ({"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 0.25}, 0, 1, 0.5),
+        ({"distribution": "q_log_uniform_values", "min": 1.0, "max": 100.0, "q": 1}, 1, 100, 10),
+        ({"distribution": "normal", "mu": 2.0, "sigma": 0.5}, -2, 6, 2),
+        ({"distribution": "log_normal", "mu": math.log(2), "sigma": 0.5}, 0, 50, 2),
+        ({"values": [1, 2, 9]}, 1, 9, 2),
+        ({"values": [1, 2, 9], "probabilities": [0.1, 0.1, 0.8]}, 1, 9, 9),
+    ],
+    ids=str,
+)
+def test_draws(parameter: dict[str, Any], low: float, high: float, middle: float) -> None:
+    """Within their bounds, with the median where the distribution has it; whole numbers up to both ends."""
+    rng = np.random.default_rng(0)
+    drawn = np.array([file.draw(parameter, rng) for _ in range(4001)])
+    assert low <= drawn.min() <= drawn.max() <= high
+    assert np.median(drawn) == pytest.approx(middle, rel=0.1)
+    if "q" in parameter:
+        np.testing.assert_allclose(drawn % parameter["q"], 0)
+    elif drawn.dtype.kind == "i":
+        assert set(drawn) == set(parameter.get("values", range(3, 6)))
+
+
+def test_draws_follow_from_the_seed(tmp_path: Path) -> None:
+    sweep = file.load(write(tmp_path, {"gamma": {"min": 0.9, "max": 0.99}}, method="random", run_cap=5))
+    once, again, other = (list(sweep.runs(seed)) for seed in (0, 0, 1))
+    assert once == again != other
+    assert len({options["gamma"] for options in once}) == 5
+
+
+def test_members_group_by_what_shapes_their_program(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {"gamma": {"values": [0.9, 0.99]}, "batch_size": {"values": [16, 32]}, "seed": {"values": [0, 1, 2]}},
+    )
+    jobs = run.planned(file.load(path), 0, "cpu", "disabled")
+    groups = run.group(jobs)
+    assert [len(group) for group in groups] == [6, 6]
+    assert [{job.config.batch_size for job in group} for group in groups] == [{16}, {32}]
+    assert sorted(job.number for group in groups for job in group) == list(range(1, 13))
+    assert [
+        run.places(count, most, devices) for count, most, devices in [(6, 16, 1), (6, 4, 1), (7, 4, 2)]
+    ] == [
+        6,
+        3,
+        4,
+    ]
+
+
+def test_a_suggestion_must_fit_one_program(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, {"policy_delay": {"values": [1, 2]}, "gamma": {"min": 0.9, "max": 0.99}}, method="bayes"
+    )
+    with pytest.raises(
+        SweepError, match=r"parameters.policy_delay: shapes the program, and W&B's suggestions"
+    ):
+        run._check_suggestions(file.load(path), "cpu")
+    path = write(tmp_path, {"gamma": {"min": 0.9, "max": 1.99}}, method="bayes")
+    with pytest.raises(SweepError, match=r"gamma=1.99: must be at most 1"):
+        run._check_suggestions(file.load(path), "cpu")
+
+
+def test_a_grid_without_wandb(tmp_path: Path) -> None:
+    """Four members in two places: each a run of its own; the table; the best one's command works."""
+    path = write(tmp_path, {"gamma": {"values": [0.5, 0.9]}, "seed": {"values": [0, 1]}})
+    printed = finish(start(tmp_path, None, str(path), "--wandb=disabled"))
+    assert "small: 4 runs in 1 program\n  4 members, 2 at a time; they differ in gamma, seed\n" in printed
+    assert printed.count("compiling for") == 1
+    rows = [re.split(r"  +", row) for row in printed.splitlines() if re.match(r"00\d  0", row)]
+    scores = []
+    for number, gamma, seed, score, steps, end in rows:
+        folder = tmp_path / "out" / number
+        config = json.loads((folder / "config.json").read_text())
+        assert (config["gamma"], config["seed"], config["devices"]) == (float(gamma), int(seed), 1)
+        lines = written(folder)
+        assert [line["env_steps"] for line in lines] == [128, 256, 384, 512]
+        assert float(score) == pytest.approx(max(line["eval/return_best"] for line in lines[1::2]), abs=0.06)
+        assert (steps, end) == ("512", "done")
+        assert {f.name for f in folder.iterdir()} == {
+            "config.json",
+            "metrics.jsonl",
+            "curve.png",
+            "policy_best.npz",
+            "policy_last.npz",
+        }
+        scores.append(float(score))
+    assert len(rows) == 4
+    assert scores == sorted(scores, reverse=True)
+    command = printed.splitlines()[-1].removeprefix("the best again: td3-brax train ")
+    config = resolve(parse_train([*command.split(), "--devices=1"])[0], "cpu")
+    best = json.loads((tmp_path / "out" / rows[0][0] / "config.json").read_text())
+    assert config == Config(**best | {"hidden_sizes": tuple(best["hidden_sizes"]), "out": ""})
+
+
+def test_a_packed_grid_is_a_sweep_on_wandb(tmp_path: Path) -> None:
+    """Real runs of that sweep, through the real client: config, lines, summary, state. One diverges alone."""
+    path = write(tmp_path, {"critic_lr": {"values": [0.001, 1e30, 0.01]}})
+    with StandIn() as server:
+        printed = finish(start(tmp_path, server, str(path)), code=1)
+        assert "Sweep URL" in printed
+        assert yaml.safe_load(server.sweep)["parameters"]["critic_lr"] == {"values": [0.001, 1e30, 0.01]}
+        runs = {server.config[run]["critic_lr"]: run for run in server.config}
+        assert set(runs) == {0.001, 1e30, 0.01}
+        for place, lr in enumerate((0.001, 1e30, 0.01), 1):
+            run_id, out = runs[lr], tmp_path / "out" / f"{place:03d}"
+            belongs = {"sweep": "sweep", "groupName": "small", "displayName": f"small {place:03d}"}
+            assert server.belongs[run_id] == belongs
+            options = json.loads((out / "config.json").read_text())
+            assert {name: server.config[run_id][name] for name in options} == options
+            assert [line for line in sent(server, run_id) if line] == written(out)
+            assert server.ends[run_id][-1] == {"complete": True, "exitcode": int(lr > 1)}
+            summary = server.summary[run_id]
+            assert (summary.get("eval/return_best") is None) == (lr > 1)
+            assert summary["members"] == 2
+        assert re.search(r"002 diverged: not scored after \d+ steps  --critic_lr=1e\+30", printed)
+        assert printed.count("compiling for") == 1
+
+
+def test_wandbs_suggestions(tmp_path: Path) -> None:
+    """Bayes with hyperband: each place has an agent; a run that is stopped gives its place to the next."""
+    parameters = {"gamma": {"min": 0.9, "max": 0.99}, "total_env_steps": {"value": 4096}}
+    path = write(tmp_path, parameters, method="bayes", early_terminate={"type": "hyperband", "min_iter": 1})
+    with StandIn() as server:
+        options = SMALL | {"total_env_steps": 4096}
+        server.queue = [(name, options | {"gamma": g}) for name, g in [("a", 0.9), ("b", 0.95), ("c", 0.99)]]
+        server.ended_early = {"a"}
+        printed = finish(start(tmp_path, server, str(path)))
+        assert "small: as many runs as W&B suggests, 2 at a time in one program" in printed
+        assert server.agents == 2
+        assert {run: server.config[run]["gamma"] for run in "abc"} == {"a": 0.9, "b": 0.95, "c": 0.99}
+        assert all(server.belongs[run]["sweep"] == "sweep" for run in "abc")
+        assert all(server.ends[run][-1] == {"complete": True, "exitcode": 0} for run in "abc")
+        lines = {run: [line for line in sent(server, run) if line] for run in "abc"}
+        assert (
+            lines["a"][-1]["env_steps"] < 4096 == lines["b"][-1]["env_steps"] == lines["c"][-1]["env_steps"]
+        )
+        assert [line["env_steps"] for line in lines["c"]] == [128 * (i + 1) for i in range(32)]
+        assert "stopped by W&B" in printed
+        assert printed.count("compiling for") == 1
+
+
+def test_a_client_that_cant_be_asked(tmp_path: Path) -> None:
+    assert agents.missing() == ""
+    path = write(tmp_path, {"gamma": {"min": 0.9, "max": 0.99}}, method="bayes")
+    code = QUICK.replace("agents.HEARTBEAT_S = 0.2", "agents.USED['_agent_heartbeat'] = ['other']")
+    with StandIn() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[__name__], "QUICK", code)
+        printed = finish(start(tmp_path, server, str(path)), code=1)
+    assert "has no _agent_heartbeat(other); the public way" in printed
+    assert "wandb agent td3-brax/sweep" in printed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_in_the_middle(tmp_path: Path, number: int, code: int) -> None:
+    path = write(tmp_path, {"seed": {"values": [0, 1, 2]}, "total_env_steps": {"value": 100_000_000}})
+    process = start(tmp_path, None, str(path), "--wandb=offline")
+    until = time.monotonic() + 120
+    while not all((tmp_path / "out" / n / "policy_last.npz").exists() for n in ("001", "002")):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(number)
+    printed = finish(process, code)
+    assert printed.count("interrupted") == 4
+    assert not (tmp_path / "out" / "003").exists()
+    assert (tmp_path / "out" / "001" / "curve.png").exists()
+    assert printed.count("send it to W&B with: wandb sync") == 2
+
+
+def test_without_network_nothing_is_begun(tmp_path: Path) -> None:
+    path = write(tmp_path, {"seed": {"values": [0, 1]}})
+    printed = finish(start(tmp_path, None, str(path)), code=2)
+    assert "td3-brax: --wandb=online: " in printed
+    assert printed.splitlines()[-1].endswith("; offline and disabled need no W&B")
+    assert not (tmp_path / "out").exists()
