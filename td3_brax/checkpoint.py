@@ -92,7 +92,7 @@ class Checkpoints:
 
         Args:
             host: what else is to be known; holds ``env_steps``.
-            files: copied as they are now, those that exist.
+            files: in the run's folder; copied as they are now, those that exist.
         Returns:
             the bytes copied.
         """
@@ -100,7 +100,8 @@ class Checkpoints:
         arrays = to_host(state)
         if not with_replay:
             del arrays[REPLAY]
-        contents = {path.name: path.read_bytes() for path in files if path.exists()}
+        out = self._folder.parent
+        contents = {str(path.relative_to(out)): path.read_bytes() for path in files if path.exists()}
         self._thread = threading.Thread(target=self._write, args=(arrays, dict(host), contents))
         self._thread.start()
         return sum(array.nbytes for array in arrays.values())
@@ -134,6 +135,7 @@ class Checkpoints:
             _orbax().save((partial / "state").absolute(), arrays)
             (partial / "files").mkdir()
             for name, content in contents.items():
+                (partial / "files" / name).parent.mkdir(exist_ok=True)
                 (partial / "files" / name).write_bytes(content)
             (partial / "host.json").write_text(json.dumps(host | {"format": FORMAT}))
             (partial / "checksums.json").write_text(json.dumps(checksums(partial)))
@@ -191,7 +193,8 @@ def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
         if host["format"] != FORMAT:
             raise CheckpointError(f"{folder}: format {host['format']}, this version reads {FORMAT}")
         arrays = _orbax().restore((folder / "state").absolute(), restore_args=_as_numpy(folder))
-        contents = {path.name: path.read_bytes() for path in (folder / "files").iterdir()}
+        files = folder / "files"
+        contents = {str(p.relative_to(files)): p.read_bytes() for p in files.rglob("*") if p.is_file()}
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged file makes json, orbax and tensorstore raise

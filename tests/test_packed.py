@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 import yaml
 from standin import StandIn
+from test_resume import POLICIES, untimed
+from test_run import same_policies, wait_for
 from test_wandb import sent, written
 
+from td3_brax import device
 from td3_brax.cli import parse_train
 from td3_brax.config import PLATFORMS, Config, resolve
-from td3_brax.sweep import agents, file, run
+from td3_brax.sweep import agents, file, journal, run
 from td3_brax.sweep.file import SweepError
 
 SMALL: dict[str, Any] = {
@@ -66,7 +69,9 @@ def write(folder: Path, parameters: dict[str, Any], **changes: Any) -> Path:
 
 
 def start(folder: Path, server: StandIn | None, *argv: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, two members at a time on one device."""
+    """The command in a process of its own; a new sweep in ``out``, two members at a time on one device."""
+    if "--resume" not in argv[0]:
+        argv = (*argv, "--members=2", "--devices=1", f"--out={folder / 'out'}")
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     home = (
         server.environment(folder)
@@ -75,7 +80,7 @@ def start(folder: Path, server: StandIn | None, *argv: str) -> subprocess.Popen[
     )
     cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
     return subprocess.Popen(
-        [sys.executable, "-c", QUICK, *argv, "--members=2", "--devices=1", f"--out={folder / 'out'}"],
+        [sys.executable, "-c", QUICK, *argv],
         env=clean | home | cache,
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -372,7 +377,7 @@ def test_a_client_that_cant_be_asked(tmp_path: Path) -> None:
     assert "wandb agent td3-brax/sweep" in printed
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
 def test_stopped_in_the_middle(tmp_path: Path, number: int, code: int) -> None:
     path = write(tmp_path, {"seed": {"values": [0, 1, 2]}, "total_env_steps": {"value": 100_000_000}})
     process = start(tmp_path, None, str(path), "--wandb=offline")
@@ -386,6 +391,63 @@ def test_stopped_in_the_middle(tmp_path: Path, number: int, code: int) -> None:
     assert not (tmp_path / "out" / "003").exists()
     assert (tmp_path / "out" / "001" / "curve.png").exists()
     assert printed.count("send it to W&B with: wandb sync") == 2
+    assert printed.splitlines()[-1] == f"go on with: td3-brax sweep --resume {tmp_path / 'out'}"
+
+
+LONG: dict[str, Any] = {
+    "seed": {"values": [0, 1, 2]},
+    "total_env_steps": {"value": 12_800},
+    "eval_every": {"value": 1280},
+    "checkpoint_every_min": {"value": 0.003},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep that nothing stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    finish(start(folder, None, str(write(folder, LONG)), "--wandb=disabled"))
+    assert not list((folder / "out" / "checkpoints").iterdir())
+    return folder / "out"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(whole: Path, tmp_path: Path, number: int) -> None:
+    """Stopped while the first two members train, and while the third has the place of one."""
+    out = tmp_path / "out"
+    process = start(tmp_path, None, str(write(tmp_path, LONG)), "--wandb=disabled")
+    for name in ("001", "003"):
+        log = out / name / "metrics.jsonl"
+        wait_for(lambda log=log: log.exists() and log.read_bytes().count(b"\n") > 20, process, 120)
+        process.send_signal(number)
+        printed = finish(process, {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 130}[number])
+        assert "Traceback" not in printed
+        process = start(tmp_path, None, f"--resume={out}")
+    printed = finish(process)
+    assert "going on with" in printed
+    assert len(re.findall(r"^00\d  .*  12,800     done$", printed, re.MULTILINE)) == 3
+    for name in ("001", "002", "003"):
+        assert untimed(out / name) == untimed(whole / name)
+        for policy in POLICIES:
+            assert same_policies(out / name / policy, whole / name / policy)
+    assert run.main([f"--resume={out}"]) == 0  # nothing is left to do
+
+
+def test_what_does_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, {"gamma": {"min": 0.9, "max": 0.99}}, method="bayes")
+    (tmp_path / "bayes").mkdir()
+    plan = journal.Plan("small", 0, 2, 1, device.platform(), "online", "sweep", None, "td3-brax")
+    journal.begin(tmp_path / "bayes", path.read_bytes(), plan)
+    for argv, says in [
+        ([], "needs a sweep's FILE, or --resume with the folder of one"),
+        ([f"--resume={tmp_path}"], "no sweep is there"),
+        ([f"--resume={tmp_path}", "--members=3"], "takes no other option: it goes on as it was started"),
+        ([f"--resume={tmp_path / 'bayes'}"], "follows W&B's suggestions, which can't be asked for again"),
+    ]:
+        assert run.main(argv) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert error.count("\n") == 1
 
 
 def test_without_network_nothing_is_begun(tmp_path: Path) -> None:

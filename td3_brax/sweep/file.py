@@ -57,6 +57,7 @@ class Sweep:
     """A sweep's file that has been checked, but for its combinations."""
 
     path: Path
+    name: str
     content: Mapping[str, Any]
     """As it was read, which is what W&B gets."""
     method: str
@@ -64,11 +65,6 @@ class Sweep:
     run_cap: int | None
     metric: str
     maximize: bool
-
-    @property
-    def name(self) -> str:
-        """Its name, or the file's."""
-        return str(self.content.get("name") or self.path.stem)
 
     @property
     def suggested(self) -> bool:
@@ -124,8 +120,8 @@ class Sweep:
                 yield first | {name: value}
 
 
-def load(path: Path) -> Sweep:
-    """Read and check a sweep's file.
+def load(path: Path, name: str | None = None) -> Sweep:
+    """Read and check a sweep's file; ``name`` in place of its own, or of the file's.
 
     Raises:
         SweepError: what is wrong, and where.
@@ -142,6 +138,7 @@ def load(path: Path) -> Sweep:
     run_cap = content.get("run_cap")
     sweep = Sweep(
         path=path,
+        name=name or str(content.get("name") or path.stem),
         content=content,
         method=str(content.get("method")),
         parameters=content["parameters"],

@@ -60,7 +60,7 @@ class Suggestions(Source):
 
     def __init__(self, sweep: Sweep, home: Home, places: int, where: str, mode: str) -> None:
         self._sweep, self._where, self._mode = sweep, where, mode
-        self._count = 0
+        self.jobs: list[Job] = []
         self.agents = agents.Agents(home.sweep_id, home.entity, home.project, places)
 
     def take(self, place: int) -> Job | None:
@@ -68,11 +68,11 @@ class Suggestions(Source):
         if (suggestion := self.agents.take(place)) is None:
             return None
         run, options = suggestion
-        self._count += 1
         stopped = lambda: self.agents.stopped(run)  # noqa: E731
-        return make_job(
-            self._sweep, self._count, options, self._where, self._mode, run_id=run, stopped=stopped
-        )
+        number = len(self.jobs) + 1
+        job = make_job(self._sweep, number, options, self._where, self._mode, run_id=run, stopped=stopped)
+        self.jobs.append(job)
+        return job
 
     def ended(self, place: int) -> None:
         """Ask for the next."""

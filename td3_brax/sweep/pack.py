@@ -9,21 +9,28 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from td3_brax import folder
+from td3_brax.checkpoint import Checkpoints
 from td3_brax.config import Config, show
-from td3_brax.folder import Outcome
-from td3_brax.record import Record
+from td3_brax.record import POLICIES, Record
+from td3_brax.sweep import journal
 from td3_brax.sweep.file import Sweep
-from td3_brax.tracking import Report, duration
+from td3_brax.sweep.journal import End, Journal, Saved, Seat
+from td3_brax.tracking import Report, duration, one_line
 from td3_brax.train import DIVERGED, PREEMPTED, Signals, versions
 from td3_brax.wandb_run import Membership, WandbRun
 
 if TYPE_CHECKING:
     from td3_brax.program import Program
+
+
+DIVERGENCE = ("diverged", DIVERGED)
+WAIT_S = 1.0
+"""How often to ask a source that has nothing yet, while no member trains."""
 
 
 @dataclass
@@ -47,17 +54,6 @@ def make_job(
     config = dataclasses.replace(sweep.config(options, where), wandb=mode)
     varied = " ".join(f"--{name}={show(options[name])}" for name in sweep.varied if name in options)
     return Job(number, config, varied, **rest)
-
-
-@dataclass
-class Result:
-    """How a member ended."""
-
-    job: Job
-    outcome: Outcome
-    end: str
-    code: int
-    last: Report = field(default_factory=dict)
 
 
 class Source:
@@ -97,18 +93,33 @@ class Queue(Source):
 
 
 class Member:
-    """A job in its place."""
+    """A job in its place, from its start or as a checkpoint has it."""
 
-    def __init__(self, job: Job, out: Path, line: Callable[[str], None], membership: Membership) -> None:
+    def __init__(
+        self,
+        job: Job,
+        out: Path,
+        line: Callable[[str], None],
+        membership: Membership,
+        wandb_id: str | None,
+        seat: Seat | None = None,
+    ) -> None:
         self.job, self.began = job, time.perf_counter()
         self.config = dataclasses.replace(job.config, out=str(out))
         self.stop = threading.Event()
+        if seat:
+            folder.put_back(out, self.config, seat.files)
+            self.began -= seat.outcome.wall_s
+        else:
+            folder.make(self.config)
         wandb = None
-        folder.make(self.config)
         if job.config.wandb != "disabled":
-            wandb = WandbRun(self.config, out, job.run_id, self.stop.set, line, membership)
-        self.record = Record(self.config, out, line, wandb)
-        self.trained_s = self.evaluated_s = 0.0
+            wandb = WandbRun(self.config, out, wandb_id, self.stop.set, line, membership)
+        self.record = Record(self.config, out, line, wandb, seat.outcome if seat else None)
+        self.trained_s = seat.trained_s if seat else 0.0
+        self.evaluated_s = seat.evaluated_s if seat else 0.0
+        if seat:
+            self.record.log.go_back(*seat.tail)
         self.last: Report = {}
 
 
@@ -117,9 +128,10 @@ class Pack:
 
     Args:
         places: members at once; a multiple of ``devices``.
-        out: the sweep's folder.
+        out: the sweep's folder, with its journal.
         make_membership: what W&B is told of a job's run.
-        wait_s: how often to ask a source that has nothing yet, while no member trains.
+        metric: of a report, which is kept of each member's last.
+        saves: whether to write checkpoints, as the members' options say.
     """
 
     def __init__(
@@ -131,47 +143,79 @@ class Pack:
         line: Callable[[str], None],
         make_membership: Callable[[Job], Membership],
         signals: Signals,
-        wait_s: float = 1.0,
+        journal: Journal,
+        metric: str,
+        saves: bool,
     ) -> None:
         self.source, self.devices, self.out, self.line = source, devices, out, line
-        self.make_membership, self.signals, self.wait_s = make_membership, signals, wait_s
+        self.make_membership, self.signals, self.journal = make_membership, signals, journal
+        self.metric, self.saves = metric, saves
         self.members: list[Member | None] = [None] * places
-        self.results: list[Result] = []
         self.program: Program | None = None
+        self.chunks = 0
+        self._saved = time.perf_counter()
         self._closing: list[Any] = []
 
-    def train(self) -> list[Result]:
-        """Until the source has no more; returns how each ended."""
+    def resume(self, saved: Saved, jobs: Mapping[int, Job]) -> None:
+        """Put everything back as it was at a checkpoint, which holds members of ``jobs``."""
+        self.chunks = saved.chunks
+        for seat in saved.seats:
+            if seat.number not in self.journal.ends:
+                self._sit(seat.place, jobs[seat.number], seat)
+        self._compile()
+        assert self.program is not None
+        self.program.restore(saved.arrays)
+        self.line(f"going on with {sum(map(bool, self.members))} members where the checkpoint left them")
+
+    def train(self) -> None:
+        """Until the source has no more."""
         with ThreadPoolExecutor(4) as pool:
             self._pool = pool
             while self._fill():
                 if any(self.members):
                     self._chunk()
                 else:
-                    time.sleep(self.wait_s)
+                    time.sleep(WAIT_S)
             for closing in self._closing:
                 closing.result()
-        return self.results
+            if self.program and self.checkpoints:
+                self.checkpoints.wait()
+                if not self.signals.code:
+                    self.checkpoints.prune(0)
+
+    def _sit(self, place: int, job: Job, seat: Seat | None = None) -> Member:
+        """Give a place to a job; its W&B run is the one that it had, if it has begun before."""
+        out = self.out / f"{job.number:03d}" if seat else journal.clear(self.out, job.number)
+        wandb_id = job.run_id or self.journal.ids.get(job.number)
+        member = Member(job, out, self.line, self.make_membership(job), wandb_id, seat)
+        if seat is None:
+            self.journal.start(job.number, member.record.wandb.id if member.record.wandb else None)
+        self.members[place] = member
+        return member
+
+    def _compile(self) -> None:
+        from td3_brax import shards
+        from td3_brax.program import Program
+
+        # A place that is still free has somebody's twin in it, whom nobody asks.
+        present = [member.config for member in self.members if member]
+        configs = [member.config if member else present[0] for member in self.members]
+        self.program = Program(configs, self.line, shards.spread(self.devices))
+        self.checkpoints = Checkpoints(self.out, present[0].checkpoint_keep)
+        self.signals.training = True
 
     def _fill(self) -> bool:
         """Give free places to what the source has; returns whether there is, or may be, more to do."""
         for place, member in enumerate(self.members):
             if member is None and not self.signals.code and (job := self.source.take(place)):
-                new = Member(job, self.out / f"{job.number:03d}", self.line, self.make_membership(job))
-                self.members[place] = new
+                new = self._sit(place, job)
                 if self.program:
                     self.program.put(place, new.config)
-        present = [member for member in self.members if member]
-        if present and not self.program:
-            from td3_brax import shards
-            from td3_brax.program import Program
-
-            # A place that is still free has somebody's twin in it, whom nobody asks.
-            configs = [(member or present[0]).config for member in self.members]
-            self.program = Program(configs, self.line, shards.spread(self.devices))
+        if any(self.members) and not self.program:
+            self._compile()
+            assert self.program is not None
             self.program.begin()
-            self.signals.training = True
-        return bool(present) or not (self.source.exhausted or self.signals.code)
+        return any(self.members) or not (self.source.exhausted or self.signals.code)
 
     def _chunk(self) -> None:
         """A chunk of all members, and what is due with it."""
@@ -180,6 +224,7 @@ class Pack:
         began = time.perf_counter()
         reports = program.run_chunk()
         trained_s = time.perf_counter() - began
+        self.chunks += 1
         here = [(place, member) for place, member in enumerate(self.members) if member]
         ends: dict[int, tuple[str, int]] = {}
         for place, member in here:
@@ -187,38 +232,87 @@ class Pack:
             member.record.advance(reports[place])
             if (end := self._end(member, reports[place])) is not None:
                 ends[place] = end
-        score = [(p, m) for p, m in here if m.record.due or (p in ends and ends[p][1] != DIVERGED)]
-        if score:
-            scored = program.evaluate([m.record.outcome.env_steps if m else 0 for m in self.members])
-            for place, member in score:
-                member.evaluated_s += scored[place]["time/eval_s"]
-                make = functools.partial(program.policy, place)
-                reports[place] |= member.record.evaluated(scored[place], make)
+        score = [
+            (place, member)
+            for place, member in here
+            if (member.record.due or place in ends) and ends.get(place) != DIVERGENCE
+        ]
+        self._evaluate(score, reports)
         for place, member in here:
-            self._report(member, reports[place], program.compile_s)
+            report = reports[place] | {
+                "wall_s": time.perf_counter() - member.began,
+                "time/compile_s": program.compile_s,
+            }
+            member.record.outcome.wall_s = report["wall_s"]
+            member.record.log.write(report)
+            member.last = report
             if place in ends:
+                member.record.track(report)
                 self._leave(place, member, *ends[place])
+        code = self.signals.code
+        self._save(due=bool(code))
+        left = [(place, member) for place, member in here if place not in ends]
+        if code and code != PREEMPTED:
+            # Not lines that members which were not stopped would have: they take the last ones' place.
+            early = [(place, member) for place, member in left if not member.record.due]
+            self._evaluate(early, reports)
+            for place, member in early:
+                member.last = member.last | reports[place]
+                member.record.log.rewrite_last(member.last)
+        for place, member in left:
+            member.record.track(member.last)
+            if code:
+                self._leave(place, member, "interrupted", code)
         if score:
-            self._say([reports[place] for place, _ in score])
+            self._say([member.last for _, member in score])
+
+    def _evaluate(self, members: Sequence[tuple[int, Member]], reports: list[Report]) -> None:
+        """Score these, and add it to their ``reports``."""
+        if not members:
+            return
+        program = self.program
+        assert program is not None
+        scored = program.evaluate([m.record.outcome.env_steps if m else 0 for m in self.members])
+        for place, member in members:
+            member.evaluated_s += scored[place]["time/eval_s"]
+            make = functools.partial(program.policy, place)
+            reports[place] = reports[place] | member.record.evaluated(scored[place], make)
 
     def _end(self, member: Member, report: Report) -> tuple[str, int] | None:
-        """How and with which code a member ends after this chunk; None if it goes on."""
+        """How and with which code a member ends for good after this chunk; None if it goes on."""
         if report["update/skipped"] > 0 and member.config.on_nonfinite == "stop":
-            return "diverged", DIVERGED
+            return DIVERGENCE
         if member.record.complete:
             return "done", 0
-        if self.signals.code:
-            return "interrupted", self.signals.code
         if member.stop.is_set() or member.job.stopped():
             return "stopped by W&B", 0
         return None
 
-    def _report(self, member: Member, report: Report, compile_s: float) -> None:
-        report |= {"wall_s": time.perf_counter() - member.began, "time/compile_s": compile_s}
-        member.record.outcome.wall_s = report["wall_s"]
-        member.record.log.write(report)
-        member.record.track(report)
-        member.last = report
+    def _save(self, due: bool) -> None:
+        """Begin a checkpoint if one is due: of those that go on."""
+        staying = [(place, member) for place, member in enumerate(self.members) if member]
+        if not (self.saves and staying and staying[0][1].config.checkpoint_every_min):
+            return
+        every = 60 * staying[0][1].config.checkpoint_every_min
+        if not due and time.perf_counter() - self._saved < every:
+            return
+        assert self.program is not None
+        seats = [
+            {
+                "place": place,
+                "number": member.job.number,
+                "outcome": dataclasses.asdict(member.record.outcome),
+                "tail": member.record.log.tail,
+                "trained_s": member.trained_s,
+                "evaluated_s": member.evaluated_s,
+            }
+            for place, member in staying
+        ]
+        files = [member.record.out / name for _, member in staying for name in POLICIES]
+        self.checkpoints.save(self.program.state, {"env_steps": self.chunks, "seats": seats}, files, True)
+        self._saved = time.perf_counter()
+        if error := self.checkpoints.failure():
+            self.line(f"warning: a checkpoint could not be written ({one_line(error)}); the one before stays")
 
     def _leave(self, place: int, member: Member, end: str, code: int) -> None:
         """Close what is a member's own; the others go on meanwhile."""
@@ -231,7 +325,11 @@ class Pack:
         summary |= {"compile_cache_hit": program.cached, "device": versions()["device"]}
         summary |= {"members": len(self.members)}
         self._closing.append(self._pool.submit(record.close, code, code == PREEMPTED, summary))
-        self.results.append(Result(member.job, record.outcome, end, code, member.last))
+        ended = End(record.outcome, end, code, member.last.get(self.metric))
+        if end == "interrupted":
+            self.journal.ends[member.job.number] = ended  # not for good: not written
+        else:
+            self.journal.end(member.job.number, ended)
         self.members[place] = None
         self.source.ended(place)
         best = f"best {record.outcome.best:,.0f}" if math.isfinite(record.outcome.best) else "not scored"

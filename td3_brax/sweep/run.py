@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from td3_brax import folder
 from td3_brax.cli import Parser, fail, guarded, whole
 from td3_brax.config import Config, ConfigError, show
 from td3_brax.device import platform, prepare_jax
-from td3_brax.sweep import agents
+from td3_brax.sweep import agents, journal
 from td3_brax.sweep.file import Sweep, SweepError, load
 from td3_brax.sweep.online import Home, Suggestions, register
-from td3_brax.sweep.pack import Job, Pack, Queue, Result, Source, make_job
+from td3_brax.sweep.pack import Job, Pack, Queue, Source, make_job
 from td3_brax.train import PREEMPTED, TERMINATED, Signals
 from td3_brax.wandb_run import Membership, project
 
@@ -26,7 +29,8 @@ MEMBERS = 16
 def parser() -> Parser:
     """The command's options."""
     made = Parser(prog="td3-brax sweep", description=__doc__, allow_abbrev=False)
-    made.add_argument("file", help="a sweep's file, as for `wandb sweep`")
+    made.add_argument("file", nargs="?", help="a sweep's file, as for `wandb sweep`")
+    made.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
     made.add_argument("--members", metavar="INT", help=f"members that train at once (default: {MEMBERS})")
     made.add_argument("--devices", metavar="INT", help="devices that share the members (default: all)")
     made.add_argument("--wandb", metavar="TEXT", help="online, offline or disabled (default: online)")
@@ -38,6 +42,26 @@ def parser() -> Parser:
 def job(argv: Sequence[str]) -> int:
     """Run the sweep; returns the exit code: that of an interruption, else 1 where a member diverged, or 0."""
     given = parser().parse(argv)
+    if given.resume is None:
+        return _begin(given)
+    if any(value is not None for name, value in vars(given).items() if name != "resume"):
+        raise ConfigError("resume", given.resume, "takes no other option: it goes on as it was started")
+    out = Path(given.resume)
+    plan = journal.read_plan(out)
+    sweep = load(out / journal.FILE, plan.name)
+    if sweep.suggested:
+        raise ConfigError("resume", str(out), "follows W&B's suggestions, which can't be asked for again")
+    with folder.hold(out), Signals() as signals:
+        there = _devices(sweep, plan.devices)
+        if platform() != plan.platform:
+            raise ConfigError("resume", str(out), f"was started on {plan.platform}, this is {platform()}")
+        return _train(sweep, plan, out, min(plan.devices, there), signals)
+
+
+def _begin(given: argparse.Namespace) -> int:
+    """A new sweep."""
+    if given.file is None:
+        raise SweepError("needs a sweep's FILE, or --resume with the folder of one; see --help")
     members, seed = _number("members", given.members, MEMBERS, 1), _number("seed", given.seed, 0, 0)
     devices = _number("devices", given.devices, 0, 1)
     mode = given.wandb or "online"
@@ -46,50 +70,94 @@ def job(argv: Sequence[str]) -> int:
     sweep = load(Path(given.file))
     if sweep.suggested and mode != "online":
         raise sweep.fail("method", f"W&B has to say what runs: it needs --wandb=online, not {mode}")
-    fixed = {name: p["value"] for name, p in sweep.parameters.items() if "value" in p}
-    prepare_jax(bool(fixed.get("deterministic", False)), devices)
     with Signals() as signals:
-        import jax
-
-        there = len(jax.devices())
+        there = _devices(sweep, devices)
         if devices > there:
             raise ConfigError("devices", devices, f"there {'is' if there == 1 else 'are'} {there}")
-        groups = [[]] if sweep.suggested else group(planned(sweep, seed, platform(), mode))
         if sweep.suggested:
             _check_suggestions(sweep, platform())
-        _announce(sweep, groups, members)
+        _announce(sweep, [] if sweep.suggested else group(planned(sweep, seed, platform(), mode)), members)
         home = register(sweep, _line) if mode == "online" else Home("", None, project())
         if sweep.suggested and (why := agents.missing()):
             print(f"{why}; the public way, a process for each run: wandb agent {home.path}")
             return 1
         out = _folder(given.out, sweep)
-        results: list[Result] = []
-        for jobs in groups:
-            count = places(len(jobs) or sweep.run_cap or members, members, devices or there)
-            source: Source = Queue(jobs) if jobs else Suggestions(sweep, home, count, platform(), mode)
-            pack = Pack(
-                source,
-                count,
-                min(devices or there, count),
-                out,
-                _line,
-                lambda j: _membership(sweep, home, j),
-                signals,
-            )
-            try:
-                results += pack.train()
-            except ConfigError as error:
-                if count == 1:
-                    raise
-                raise SweepError(f"{error}; or train fewer than --members={count} at once") from None
-            finally:
-                if isinstance(source, Suggestions):
-                    source.agents.close()
-            if signals.code:
-                break
-    print(summary(sweep, results), flush=True)
-    code = TERMINATED if signals.code == PREEMPTED else signals.code
-    return code or int(any(result.code for result in results))
+        plan = journal.Plan(
+            sweep.name,
+            seed,
+            members,
+            devices or there,
+            platform(),
+            mode,
+            home.sweep_id,
+            home.entity,
+            home.project,
+        )
+        with folder.hold(out):
+            journal.begin(out, Path(given.file).read_bytes(), plan)
+            return _train(sweep, plan, out, plan.devices, signals)
+
+
+def _devices(sweep: Sweep, devices: int) -> int:
+    """Start JAX; how many devices there are."""
+    fixed = {name: p["value"] for name, p in sweep.parameters.items() if "value" in p}
+    prepare_jax(bool(fixed.get("deterministic", False)), devices)
+    import jax
+
+    return len(jax.devices())
+
+
+def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: Signals) -> int:
+    """What is left of the sweep in ``out``, and its table; returns the exit code."""
+    notes = journal.Journal(out)
+    home = Home(plan.sweep_id, plan.entity, plan.project)
+    jobs = [] if sweep.suggested else planned(sweep, plan.seed, plan.platform, plan.wandb)
+    saved = None if sweep.suggested else journal.newest(out, _line)
+    for own in group(jobs) if jobs else [[]]:
+        left = [one for one in own if one.number not in notes.ends]
+        if own and not left:
+            continue
+        seated = {seat.number for seat in saved.seats} if saved else set()
+        here = saved if seated & {one.number for one in left} else None
+        count = places(len(own) or sweep.run_cap or plan.members, plan.members, devices)
+        source: Source = (
+            Queue([one for one in left if not here or one.number not in seated])
+            if jobs
+            else Suggestions(sweep, home, count, plan.platform, plan.wandb)
+        )
+        used = min(devices, count)
+        pack = Pack(
+            source,
+            count,
+            used,
+            out,
+            _line,
+            lambda one: _membership(sweep, home, one),
+            signals,
+            notes,
+            sweep.metric,
+            saves=bool(jobs),
+        )
+        try:
+            if here:
+                pack.resume(here, {one.number: one for one in left})
+            pack.train()
+        except ConfigError as error:
+            if count == 1:
+                raise
+            raise SweepError(f"{error}; or train fewer than --members={count} at once") from None
+        finally:
+            if isinstance(source, Suggestions):
+                source.agents.close()
+                jobs = source.jobs
+        if signals.code:
+            break
+    print(summary(sweep, jobs, notes.ends), flush=True)
+    if signals.code and not sweep.suggested:
+        _line(f"go on with: td3-brax sweep --resume {out}")
+    if signals.code == PREEMPTED and sweep.suggested:
+        return TERMINATED
+    return signals.code or int(any(end.code for end in notes.ends.values()))
 
 
 def _line(text: str) -> None:
@@ -196,30 +264,30 @@ def _folder(given: str | None, sweep: Sweep) -> Path:
     return out
 
 
-def summary(sweep: Sweep, results: Sequence[Result]) -> str:
-    """A table of the results, the best first, and the best member's options as a command line."""
+def summary(sweep: Sweep, jobs: Sequence[Job], ends: Mapping[int, journal.End]) -> str:
+    """A table of the members that ended, the best first, and the best one's options as a command line."""
 
-    def value(result: Result) -> float:
-        key = sweep.metric.removeprefix("eval/")
-        found = result.outcome.best if key == "return_best" else result.last.get(sweep.metric)
-        worst = float("-inf") if sweep.maximize else float("inf")
-        return worst if found is None or found != found else float(found)
+    def value(one: Job) -> float:
+        end = ends[one.number]
+        found = end.outcome.best if sweep.metric == "eval/return_best" else end.last
+        worst = -math.inf if sweep.maximize else math.inf
+        return worst if found is None or not math.isfinite(found) else found
 
-    ordered = sorted(results, key=value, reverse=sweep.maximize)
+    ordered = sorted((one for one in jobs if one.number in ends), key=value, reverse=sweep.maximize)
     if not ordered:
         return "no member ended"
     rows = [["run", *sweep.varied, sweep.metric, "env_steps", "end"]]
-    for result in ordered:
-        own = [show(getattr(result.job.config, name)) for name in sweep.varied]
-        score = f"{value(result):,.1f}" if abs(value(result)) != float("inf") else "-"
-        rows.append([f"{result.job.number:03d}", *own, score, f"{result.outcome.env_steps:,}", result.end])
+    for one in ordered:
+        own = [show(getattr(one.config, name)) for name in sweep.varied]
+        score = f"{value(one):,.1f}" if math.isfinite(value(one)) else "-"
+        end = ends[one.number]
+        rows.append([f"{one.number:03d}", *own, score, f"{end.outcome.env_steps:,}", end.end])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    table = "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
-    best = ordered[0].job
+    padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
+    table = "\n".join("  ".join(cells).rstrip() for cells in padded)
+    best = ordered[0].varied
     same = " ".join(f"--{n}={show(p['value'])}" for n, p in sweep.parameters.items() if "value" in p)
-    return f"{table}\nthe best again: td3-brax train {same} {best.varied}".rstrip()
+    return f"{table}\nthe best again: td3-brax train {same} {best}".rstrip()
 
 
 def guarded_job(argv: Sequence[str]) -> int:

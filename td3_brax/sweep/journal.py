@@ -1,0 +1,157 @@
+"""What a packed sweep keeps in its folder to go on from: its file, its members' starts and ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from td3_brax import checkpoint
+from td3_brax.config import ConfigError
+from td3_brax.folder import Outcome, write_whole
+
+FILE = "sweep.yaml"
+PLAN = "sweep.json"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sweep was started with, beside its file."""
+
+    name: str
+    seed: int
+    members: int
+    devices: int
+    platform: str
+    wandb: str
+    sweep_id: str
+    entity: str | None
+    project: str
+
+
+@dataclass
+class Seat:
+    """A member in a checkpoint."""
+
+    place: int
+    number: int
+    outcome: Outcome
+    tail: tuple[int, str]
+    trained_s: float
+    evaluated_s: float
+    files: dict[str, bytes]
+
+
+@dataclass
+class Saved:
+    """A checkpoint of all places."""
+
+    arrays: checkpoint.Arrays
+    chunks: int
+    seats: list[Seat]
+
+
+@dataclass
+class End:
+    """How a member ended."""
+
+    outcome: Outcome
+    end: str
+    code: int
+    last: float | None
+    """The sweep's metric in its last report that had it."""
+
+
+class Journal:
+    """``members.jsonl``: a line where a member starts, with its W&B run's id, and one where it ends."""
+
+    def __init__(self, out: Path) -> None:
+        self._path = out / "members.jsonl"
+        self.ids: dict[int, str | None] = {}
+        self.ends: dict[int, End] = {}
+        if self._path.exists():
+            text = self._path.read_text()
+            for line in text[: text.rfind("\n") + 1].splitlines():
+                noted = json.loads(line)
+                number = noted.pop("number")
+                if "end" in noted:
+                    outcome = {k: _number(v) for k, v in noted.pop("outcome").items()}
+                    self.ends[number] = End(outcome=Outcome(**outcome), **noted)
+                else:
+                    self.ids[number] = noted["wandb_id"]
+            write_whole(self._path, text[: text.rfind("\n") + 1].encode())
+
+    def start(self, number: int, wandb_id: str | None) -> None:
+        """A member has begun, for the first time or again."""
+        self.ids[number] = wandb_id
+        self._add({"number": number, "wandb_id": wandb_id})
+
+    def end(self, number: int, end: End) -> None:
+        """A member has ended for good."""
+        self.ends[number] = end
+        self._add({"number": number, **dataclasses.asdict(end)})
+
+    def _add(self, noted: Mapping[str, Any]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps(noted) + "\n")
+
+
+def _number(value: Any) -> Any:
+    """JSON's ``NaN`` and ``Infinity`` are Python's already; whole numbers stay whole."""
+    return math.nan if value is None else value
+
+
+def begin(out: Path, text: bytes, plan: Plan) -> None:
+    """Write down what the sweep is.
+
+    Raises:
+        ConfigError: the folder can't be written.
+    """
+    try:
+        write_whole(out / FILE, text)
+        write_whole(out / PLAN, (json.dumps(dataclasses.asdict(plan), indent=2) + "\n").encode())
+    except OSError as error:
+        raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
+
+
+def read_plan(out: Path) -> Plan:
+    """What :func:`begin` wrote.
+
+    Raises:
+        ConfigError: no sweep is there.
+    """
+    try:
+        return Plan(**json.loads((out / PLAN).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        why = "no sweep is there" if isinstance(error, OSError) else f"{PLAN} can't be read"
+        raise ConfigError("resume", str(out), why) from None
+
+
+def newest(out: Path, line: Any) -> Saved | None:
+    """The newest checkpoint that can be used, if there is one."""
+    for path in checkpoint.saved(out):
+        try:
+            arrays, host, files = checkpoint.load(path)
+            seats = []
+            for seat in host["seats"]:
+                place, text = seat.pop("tail")
+                prefix = f"{seat['number']:03d}/"
+                own = {k.removeprefix(prefix): v for k, v in files.items() if k.startswith(prefix)}
+                outcome = Outcome(**seat.pop("outcome"))
+                seats.append(Seat(outcome=outcome, tail=(place, text), files=own, **seat))
+            return Saved(arrays, host["env_steps"], seats)
+        except (checkpoint.CheckpointError, KeyError, TypeError, ValueError) as error:
+            line(f"warning: {error}; taking the checkpoint before it")
+    return None
+
+
+def clear(out: Path, number: int) -> Path:
+    """The folder of a member that starts, or starts again because no checkpoint has it; empty."""
+    path = out / f"{number:03d}"
+    shutil.rmtree(path, ignore_errors=True)
+    return path
