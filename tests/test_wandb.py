@@ -69,7 +69,22 @@ def written(out: Path) -> list[dict[str, float]]:
 def sent(server: StandIn, run: str) -> list[dict[str, float]]:
     """The reports that arrived, in order; without what the client adds."""
     lines = [server.history[run][place] for place in sorted(server.history[run])]
-    return [{k: v for k, v in line.items() if not k.startswith("_") and k != "curve"} for line in lines]
+    return [plain(line) for line in lines]
+
+
+def kept(printed: str) -> list[dict[str, float]]:
+    """The reports in the offline files that the closing line names, read by W&B's own reader."""
+    folder = printed.strip().splitlines()[-1].removeprefix("send it to W&B with: wandb sync ")
+    argv = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", folder]
+    read = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
+    records = [json.loads(line) for line in read.stdout.splitlines()]
+    lines = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [line for line in map(plain, lines) if line]
+
+
+def plain(line: dict[str, float]) -> dict[str, float]:
+    """A report without what the client adds, and without the curve."""
+    return {k: v for k, v in line.items() if not k.startswith("_") and not k.startswith("curve")}
 
 
 def test_a_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:
@@ -164,8 +179,7 @@ def test_without_network_or_key_training_goes_on_and_says_how_to_sync(
     assert process.returncode == 0, printed
     assert says in printed
     assert len(written(out)) == 4
-    folder = printed.strip().splitlines()[-1].removeprefix("send it to W&B with: wandb sync ")
-    assert [file.suffix for file in Path(folder).glob("*.wandb")] == [".wandb"]
+    assert kept(printed) == written(out)
 
 
 def test_a_server_that_stops_answering_holds_nothing_up(tmp_path: Path) -> None:
@@ -194,3 +208,4 @@ def test_an_offline_run_needs_no_server(server: StandIn, tmp_path: Path) -> None
     assert len(server.operations) == before
     assert "warning" not in printed
     assert f"send it to W&B with: wandb sync {out}/wandb/offline-run-" in printed
+    assert kept(printed) == written(out)

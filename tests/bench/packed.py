@@ -3,11 +3,14 @@
     python tests/bench/packed.py [--total_env_steps=131072 ...]
 
 Options are those of ``td3-brax train``, for all of them; wall time and the peak of resident memory, with
-whatever the compilation cache holds for both (run it twice for a warm one).
+whatever the compilation cache holds for both (run it twice for a warm one). Then the greedy returns of both,
+which should be alike: the members' own numbers differ by rounding, and what follows from that.
 """
 
 from __future__ import annotations
 
+import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -53,6 +56,13 @@ def run(*argv: str) -> tuple[float, float]:
     return time.perf_counter() - began, peak
 
 
+def returns(runs: list[Path]) -> str:
+    """Mean and deviation, over runs, of the last greedy return."""
+    lines = [json.loads((run / "metrics.jsonl").read_text().splitlines()[-1]) for run in runs]
+    last = [line["eval/return_mean"] for line in lines]
+    return f"{statistics.mean(last):,.1f} +- {statistics.stdev(last):,.1f}"
+
+
 def main() -> None:
     """Print both, and their ratio."""
     options = dict(option.removeprefix("--").split("=", 1) for option in [*DEFAULTS, *sys.argv[1:]])
@@ -70,6 +80,9 @@ def main() -> None:
             seconds, peak = run("train", *flags, f"--seed={seed}", f"--out={Path(folder) / str(seed)}")
             alone, alone_mb = alone + seconds, max(alone_mb, peak)
         print(f"one after another: {alone:.0f} s, peak {alone_mb:,.0f} MB; ratio {alone / packed:.2f}")
+        together = [out / f"{seed + 1:03d}" for seed in range(SEEDS)]
+        apart = [Path(folder) / str(seed) for seed in range(SEEDS)]
+        print(f"greedy returns at the end: {returns(together)} together, {returns(apart)} apart")
 
 
 if __name__ == "__main__":
