@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Record:
         self.config, self.out, self.line, self.wandb = config, out, line, wandb
         self.outcome = outcome or Outcome()
         self.log = JsonLines(out / "metrics.jsonl", line)
+        self.tracked_s = 0.0
+        """For how long training waited for W&B."""
         self.schedule = make_schedule(config)
 
     @property
@@ -72,7 +75,9 @@ class Record:
     def track(self, report: Report) -> None:
         """Send one report to W&B, if there is a run there."""
         if self.wandb:
+            began = time.perf_counter()
             self.wandb.log(self.outcome.chunk, report)
+            self.tracked_s += time.perf_counter() - began
 
     def draw(self) -> None:
         """The learning curve."""
@@ -91,6 +96,7 @@ class Record:
             return
         best = self.outcome.best if math.isfinite(self.outcome.best) else None
         files = [path for name in ("curve.png", *POLICIES) if (path := self.out / name).exists()]
-        whole = {"eval/return_best": best, "wall_s": self.outcome.wall_s, **summary}
+        times = {"wall_s": self.outcome.wall_s, "time/track_s": self.tracked_s}
+        whole = {"eval/return_best": best, **times, **summary}
         if left := self.wandb.close(code, preempted, whole, files):
             self.line(left)

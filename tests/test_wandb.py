@@ -104,6 +104,7 @@ def test_a_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:
     times = [summary[f"time/{part}_s"] for part in ("import", "compile", "train", "eval")]
     assert min(times) > 0
     assert sum(times) < summary["wall_s"] + 1
+    assert 0 < summary["time/track_s"] < 1
     assert summary["device"] == "cpu"
     assert isinstance(summary["compile_cache_hit"], bool)
     assert server.ends["whole"][-1] == {"complete": True, "exitcode": 0}

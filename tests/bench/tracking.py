@@ -53,7 +53,10 @@ def main() -> None:
         all_s, train_s = (statistics.mean(times[mode]) for times in (whole, trained))
         least = statistics.mean(trained["disabled"])
         print(f"{mode:>9}: {all_s:.1f} s, training {train_s:.2f} s ({train_s / least - 1:+.1%})")
-    print(f"reports of each run: {len(lines)}; lines that arrived: {arrived}")
+    waited = ", ".join(f"{summary['time/track_s']:.2f} s" for summary in server.summary.values())
+    print(
+        f"reports of each run: {len(lines)}; lines that arrived: {arrived}; online, training waited {waited}"
+    )
 
 
 if __name__ == "__main__":
