@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 
 import yaml
 
-from td3_brax.config import FIELDS, PLATFORMS, PRESETS, ConfigError, names_of, nearest, show
+from td3_brax.config import FIELDS, PRESETS, ConfigError, names_of, nearest, show
+from td3_brax.presets import MAKERS, PLATFORMS
 
 TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}
 
@@ -159,7 +160,7 @@ def train_parser(command: str = "train", description: str = "Train TD3, wholly o
         group = field.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        choices = names_of(field) or (tuple(PRESETS) if name == "preset" else ())
+        choices = names_of(field)
         among = f" [{', '.join(choices)}]" if choices else ""
         text = f"{field.metadata['help']}{among} ({default_text(name)})".replace("%", "%%")
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}
@@ -172,7 +173,7 @@ def default_text(name: str) -> str:
     default, env = FIELDS[name].default, str(FIELDS["env"].default)
 
     def of(preset: str, platform: str) -> str:
-        return show(PRESETS[preset](env, platform).get(name, default)) or "none"
+        return show(MAKERS[preset](env, platform).get(name, default)) or "none"
 
     quick = {platform: of("quick", platform) for platform in PLATFORMS}
     if quick["amx"] == quick["cpu"]:

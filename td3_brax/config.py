@@ -1,4 +1,4 @@
-"""The options: frozen dataclass, presets, and the checks that need nothing but the options.
+"""The options: a frozen dataclass, and the checks that need nothing but the options.
 
 This is the single source for the command line, the config file, a run's ``config.json``, sweep keys
 and the option tables in the docs.
@@ -44,10 +44,7 @@ PLAYGROUND = "playground:"
 """Before the name of a task of MuJoCo Playground."""
 MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
-PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
-"""What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""
-CPU_DEVICES = 2
-"""What `quick` asks for on a CPU; JAX makes as many of its cores as it is asked for."""
+PRESETS = ("quick", "paper", "author", "ddpg")
 BACKENDS = ("mjx", "generalized", "positional", "spring")
 
 
@@ -116,7 +113,7 @@ def option(
 class Config:
     """One run. Options that vary may differ between the members of one program; the rest shapes it."""
 
-    preset: str = option("quick", "run", "named set of defaults", varies=True)
+    preset: str = option("quick", "run", "named set of defaults", choices=PRESETS, varies=True)
     seed: int = option(0, "run", "every random number follows from it", at_least=0, at_most=MOST, varies=True)
     total_env_steps: int = option(
         1_000_000,
@@ -294,12 +291,6 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             _check_field(field, getattr(self, field.name))
-        if self.preset not in PRESETS:
-            raise ConfigError(
-                "preset",
-                self.preset,
-                f"must be one of {', '.join(PRESETS)}{nearest(self.preset, PRESETS)}",
-            )
         if self.batch_size > self.capacity:
             raise ConfigError(
                 "batch_size",
@@ -365,109 +356,3 @@ def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
             raise ConfigError(field.name, value, f"must be at least {show(meta['at_least'])}")
         if meta["at_most"] is not None and number > meta["at_most"]:
             raise ConfigError(field.name, value, f"must be at most {show(meta['at_most'])}")
-
-
-def _family(env: str) -> str:
-    """``halfcheetah`` of ``HalfCheetah-v5``."""
-    return env.rsplit("-v", 1)[0].lower().replace("_", "")
-
-
-def _paper(env: str, platform: str) -> dict[str, Any]:
-    """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C."""
-    return {
-        "num_envs": 1,
-        "total_env_steps": 1_000_000,
-        "updates_per_env_step": 1.0,
-        "batch_size": 100,
-        "replay_capacity": 1_000_000,
-        "warmup_env_steps": 10_000 if _family(env) in ("ant", "halfcheetah") else 1000,
-        "update_during_warmup": True,
-        "hidden_sizes": (400, 300),
-    }
-
-
-def _author(env: str, platform: str) -> dict[str, Any]:
-    """The paper's first author's later public code."""
-    short = _family(env) in ("invertedpendulum", "inverteddoublependulum", "reacher")
-    return _paper(env, platform) | {
-        "batch_size": 256,
-        "hidden_sizes": (256, 256),
-        "actor_lr": 3e-4,
-        "critic_lr": 3e-4,
-        "warmup_env_steps": 1000 if short else 25_000,
-        "update_during_warmup": False,
-    }
-
-
-def _ddpg(env: str, platform: str) -> dict[str, Any]:
-    """The paper's "our DDPG": TD3's architecture and settings without its three changes."""
-    return _paper(env, platform) | {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
-
-
-def _quick(env: str, platform: str) -> dict[str, Any]:
-    """What reaches a walking Ant soonest on the device at hand."""
-    shared = {
-        "collect_time_limit": 250,
-        "spread_phases": True,
-        "normalize_obs": True,
-        "hidden_sizes": (256, 256),
-        "num_atoms": 51,
-        "gamma": 0.985,
-        "lr_decay": 0.8,
-        "exploration_noise": 0.0,
-        "exploration_noise_spread": 0.3,
-        "update_during_warmup": False,
-        "replay_capacity": 1_000_000,
-        "eval_episodes": 32,
-        "eval_tau": 0.001,
-    }
-    if platform != "gpu":
-        return shared | {
-            "devices": CPU_DEVICES,
-            "compute_dtype": "bfloat16" if platform == "amx" else "float32",
-            "tau": 0.02,
-            "policy_delay": 4,
-            "num_envs": 256,
-            "updates_per_env_step": 0.0625,
-            "batch_size": 256,
-            "warmup_env_steps": 8192,
-            "total_env_steps": 2_000_000,
-            "report_every": 16_384,
-            "eval_every": 131_072,
-        }
-    return shared | {
-        "num_envs": 2048,
-        "updates_per_env_step": 2 / 2048,
-        "tau": 0.01,
-        "batch_size": 4096,
-        "warmup_env_steps": 65_536,
-        "total_env_steps": 20_000_000,
-        "report_every": 262_144,
-        "eval_every": 1_048_576,
-        "eval_episodes": 128,
-    }
-
-
-PRESETS = {"quick": _quick, "paper": _paper, "author": _author, "ddpg": _ddpg}
-
-
-def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
-    """The preset's values for this task and platform (of ``PLATFORMS``), overridden by ``explicit``.
-
-    Raises:
-        ConfigError: an option or value that can't be used.
-    """
-    for name, value in explicit.items():
-        if name not in FIELDS:
-            raise ConfigError(name, value, f"unknown option{nearest(name, FIELDS)}")
-    preset = str(explicit.get("preset", FIELDS["preset"].default))
-    env = str(explicit.get("env", FIELDS["env"].default))
-    base = PRESETS[preset](env, platform) if preset in PRESETS else {}
-    if env.startswith("Reacher-v"):
-        base |= {"time_limit": 50}
-    values = base | dict(explicit)
-    if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
-        asked = [values["num_envs"], values["batch_size"]]
-        fitting = (d for d in range(base["devices"], 1, -1) if not any(n % d for n in asked))
-        values["devices"] = next(fitting, 1)
-    return Config(**values)

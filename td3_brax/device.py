@@ -8,7 +8,8 @@ import importlib.util
 import os
 from pathlib import Path
 
-from td3_brax.config import CPU_DEVICES, Config, ConfigError
+from td3_brax.config import Config, ConfigError
+from td3_brax.presets import CPU_DEVICES
 
 
 def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from td3_brax.cli import Parser, fail, guarded, load_config, whole
-from td3_brax.config import BRAX_TASKS, Config, resolve
+from td3_brax.config import BRAX_TASKS, Config
 from td3_brax.device import prepare_jax
 from td3_brax.policy import Policy, PolicyError, load_policy
+from td3_brax.presets import resolve
 
 
 def load(run: str, which: str) -> tuple[Config, Policy]:

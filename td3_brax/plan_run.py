@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from td3_brax.cli import guarded, parse_options, train_parser
-from td3_brax.config import CPU_DEVICES, ConfigError, nearest, resolve
+from td3_brax.config import ConfigError, nearest
 from td3_brax.device import on_devices, platform, prepare_jax
+from td3_brax.presets import CPU_DEVICES, resolve
 
 GPUS = {
     "t4": 16,

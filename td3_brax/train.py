@@ -16,9 +16,10 @@ from typing import Any
 from td3_brax import __version__, folder
 from td3_brax.checkpoint import CheckpointError, Checkpoints
 from td3_brax.cli import guarded, parse_train
-from td3_brax.config import CPU_DEVICES, Config, ConfigError, resolve
+from td3_brax.config import Config, ConfigError
 from td3_brax.device import on_devices, platform, prepare_jax
 from td3_brax.folder import Start
+from td3_brax.presets import CPU_DEVICES, resolve
 from td3_brax.record import POLICIES, Record
 from td3_brax.schedule import make_schedule
 from td3_brax.tracking import Display, Report, duration, one_line

@@ -15,8 +15,7 @@ from visits import POLICIES, ours_from, percentile, real, task_of, visited
 
 from td3_brax import score
 from td3_brax.config import GYMNASIUM_TASKS, ConfigError
-from td3_brax.envs import gymnasium as ours
-from td3_brax.envs import physics
+from td3_brax.envs import installed, physics
 from td3_brax.envs.gymnasium import GymnasiumTask, make
 from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.wrapped import _primitives
@@ -86,10 +85,10 @@ def test_another_model_than_the_tested_one_is_refused(monkeypatch: pytest.Monkey
     model = mujoco.MjModel.from_xml_string(
         "<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"
     )
-    before = ours.fingerprint(model)
+    before = installed.fingerprint(model)
     model.geom_size[0] *= 1.001
-    assert ours.fingerprint(model) != before
-    monkeypatch.setitem(ours.FINGERPRINTS, "ant.xml", "another")
+    assert installed.fingerprint(model) != before
+    monkeypatch.setitem(installed.FINGERPRINTS, "ant.xml", "another")
     with pytest.raises(ConfigError, match=r"another ant.xml than tested"):
         make("Ant-v5", {})
 

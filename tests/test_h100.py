@@ -13,9 +13,9 @@ import pytest
 
 from td3_brax import aot, replay
 from td3_brax import loop as program
-from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
+from td3_brax.presets import resolve
 from td3_brax.state import Replay, TrainState, Transition
 
 # Device operations as measured with jax 0.10.2 (0.12.0.1: 776, 66, 18, 24), and what more is allowed.

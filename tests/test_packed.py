@@ -23,7 +23,8 @@ from test_wandb import sent, written
 
 from td3_brax import device
 from td3_brax.cli import parse_train
-from td3_brax.config import PLATFORMS, Config, resolve
+from td3_brax.config import Config
+from td3_brax.presets import PLATFORMS, resolve
 from td3_brax.sweep import agents, file, journal, run
 from td3_brax.sweep.file import SweepError
 

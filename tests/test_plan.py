@@ -11,9 +11,9 @@ from test_run import OPTIONS
 
 from td3_brax import loop, plan_run
 from td3_brax.cli import parse_options, train_parser
-from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import workspace_bytes
+from td3_brax.presets import resolve
 
 CONFIGS = {
     "as in the other tests": [],

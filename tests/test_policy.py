@@ -90,7 +90,7 @@ def test_the_saved_policy_acts_as_the_actor_does(tmp_path: Path, scaled: bool) -
         task=SimpleNamespace(obs_size=OBS, action_size=ACTION, action_low=LOW, action_high=HIGH),
         state=SimpleNamespace(members=members),
     )
-    save_policy(Program.policy(run, {"env_steps": 7}), tmp_path / "policy_last.npz")
+    save_policy(Program.policy(run, 0, {"env_steps": 7}), tmp_path / "policy_last.npz")
 
     policy = load_policy(tmp_path, "last")
     obs = (5 * rng.normal(size=(200, OBS))).astype(np.float32)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from td3_brax.config import resolve
+from td3_brax.presets import resolve
 
 SWEEPS = Path(__file__).parent.parent / "sweeps"
 

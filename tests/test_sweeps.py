@@ -15,7 +15,7 @@ from standin import StandIn
 from test_wandb import sent, written
 
 from td3_brax.cli import parse_train
-from td3_brax.config import PLATFORMS, resolve
+from td3_brax.presets import PLATFORMS, resolve
 from td3_brax.schedule import make_schedule
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"

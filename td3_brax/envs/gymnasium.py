@@ -6,29 +6,20 @@ which lags behind the positions by one time step or Runge-Kutta stage, so does t
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 from collections.abc import Callable, Mapping
-from importlib import import_module, resources
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 
-from td3_brax.config import ConfigError, nearest
 from td3_brax.envs import physics
+from td3_brax.envs.installed import arguments, model_of
 from td3_brax.envs.mjx import precise
 from td3_brax.envs.physics import Forward, Physics
-from td3_brax.envs.quiet import quiet
 from td3_brax.envs.task import Step
-
-NOT_TAKEN = ("self", "xml_file", "default_camera_config", "kwargs")
-"""Constructor arguments of Gymnasium's that mean another model, or the renderer."""
 
 
 @flax.struct.dataclass
@@ -62,14 +53,7 @@ class GymnasiumTask:
         self.name = name
         self.v4 = name.endswith("-v4")
         self.args = SimpleNamespace(**{"frame_skip": self.frame_skip} | arguments(name, args))
-        folder = Path(str(resources.files("gymnasium"))) / "envs" / "mujoco" / "assets"
-        file = "walker2d_v5.xml" if name == "Walker2d-v5" else self.xml
-        with quiet():
-            self.model = mujoco.MjModel.from_xml_path(str(folder / file))
-        if fingerprint(self.model) != FINGERPRINTS[file]:
-            raise ConfigError(
-                "env", name, f"the installed Gymnasium or MuJoCo has another {file} than tested"
-            )
+        self.model = model_of(name, "walker2d_v5.xml" if name == "Walker2d-v5" else self.xml)
         self.physics = Physics(self.model, self.contacts, self.iterations)
         self.dt = self.model.opt.timestep * self.args.frame_skip
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
@@ -369,84 +353,6 @@ TASKS: dict[str, type[GymnasiumTask]] = {
     "Swimmer": Swimmer,
     "Walker2d": Walker2d,
 }
-
-
-def arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of Gymnasium's class for ``name`` with their defaults, but for ``args``.
-
-    Raises:
-        ConfigError: one that it does not take, or of another kind than the default.
-    """
-    import gymnasium
-
-    with quiet():
-        module, _, class_name = str(gymnasium.spec(name).entry_point).partition(":")
-        made = getattr(import_module(module), class_name)
-    known = {
-        key: parameter.default
-        for key, parameter in inspect.signature(made.__init__).parameters.items()
-        if key not in NOT_TAKEN and parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
-    for key, value in args.items():
-        if key not in known:
-            takes = ", ".join(known) or "none"
-            raise ConfigError("env_args", key, f"{name} takes {takes}{nearest(key, known)}")
-        known[key] = _fit(name, key, value, known[key])
-    return known
-
-
-def _fit(name: str, key: str, value: Any, default: Any) -> Any:
-    """``value`` as the kind that ``default`` is.
-
-    Raises:
-        ConfigError: it is of another.
-    """
-
-    def is_number(x: Any) -> bool:
-        return isinstance(x, int | float) and not isinstance(x, bool)
-
-    if isinstance(default, bool):
-        fits, kind = isinstance(value, bool), "true or false"
-    elif isinstance(default, tuple):
-        fits = isinstance(value, list | tuple) and len(value) == 2 and all(map(is_number, value))
-        kind = "two numbers, such as [0.2, 1.0]"
-    elif key == "frame_skip":
-        fits, kind = is_number(value) and value == int(value) and value > 0, "a whole number above 0"
-    elif key == "main_body":
-        fits, kind = isinstance(value, int | str) and not isinstance(value, bool), "a body's name or number"
-    else:
-        fits, kind = is_number(value), "a number"
-    if not fits:
-        raise ConfigError("env_args", f"{key}: {value}", f"{name}'s {key} must be {kind}")
-    return tuple(value) if isinstance(default, tuple) else value
-
-
-def fingerprint(model: mujoco.MjModel) -> str:
-    """What tells one model's dynamics from another's, as MuJoCo compiles it; rounded to four digits."""
-    fields = (
-        "qpos0 body_mass body_inertia body_pos body_invweight0 jnt_type jnt_range jnt_stiffness jnt_margin "
-        "jnt_solref jnt_solimp dof_damping dof_armature dof_invweight0 geom_type geom_size geom_friction "
-        "geom_solref geom_solimp geom_margin geom_contype geom_conaffinity actuator_gear actuator_ctrlrange"
-    )
-    options = ("timestep", "integrator", "cone", "solver", "density", "viscosity", "gravity", "disableflags")
-    values = [np.ravel(getattr(model, name)) for name in fields.split()]
-    values += [np.ravel(getattr(model.opt, name)) for name in options]
-    text = ";".join(",".join(f"{float(x) + 0:.3e}" for x in row) for row in values)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-FINGERPRINTS = {
-    "ant.xml": "373e940b79f318ce",
-    "half_cheetah.xml": "6526f5eebad6fdd7",
-    "hopper.xml": "1e721138a46a5430",
-    "inverted_double_pendulum.xml": "f6f5c04fc27bbc9e",
-    "inverted_pendulum.xml": "2a112f37b8b69bc7",
-    "reacher.xml": "c452fdf588b81c5d",
-    "swimmer.xml": "4029a0f2ee566d64",
-    "walker2d.xml": "74ce8c42db2a06d8",
-    "walker2d_v5.xml": "4c631f32cb60ebd7",
-}
-"""Of the models that the tests compare with Gymnasium."""
 
 
 def make(name: str, args: Mapping[str, Any]) -> GymnasiumTask:

@@ -16,7 +16,8 @@ import numpy as np
 import yaml
 
 from td3_brax.cli import coerce
-from td3_brax.config import FIELDS, Config, ConfigError, nearest, resolve, show
+from td3_brax.config import FIELDS, Config, ConfigError, nearest, show
+from td3_brax.presets import resolve
 from td3_brax.schedule import make_schedule
 
 KEYS = (

@@ -17,9 +17,9 @@ import jax
 
 from td3_brax import aot, loop
 from td3_brax.cli import parse_options, train_parser, whole
-from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
+from td3_brax.presets import resolve
 
 parser = train_parser()
 parser.add_argument("--members", type=whole, default=1)

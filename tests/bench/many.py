@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 from td3_brax import loop as loops
-from td3_brax.config import resolve
 from td3_brax.device import platform, prepare_jax
 from td3_brax.envs.brax import BraxTask
+from td3_brax.presets import resolve
 
 OPTIONS = {
     "num_envs": 4096,

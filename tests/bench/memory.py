@@ -9,10 +9,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 from td3_brax import loop as loops
-from td3_brax.config import resolve
 from td3_brax.device import platform, prepare_jax
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
+from td3_brax.presets import resolve
 from td3_brax.shards import split
 
 MIB = 2**20

@@ -19,9 +19,10 @@ import jax.numpy as jnp
 
 from td3_brax import loop as loops
 from td3_brax import shards
-from td3_brax.config import Config, resolve
+from td3_brax.config import Config
 from td3_brax.device import platform, prepare_jax
 from td3_brax.envs.brax import BraxTask, brax_envs
+from td3_brax.presets import resolve
 from td3_brax.schedule import REFILL_EVERY
 
 STEPS, REPEATS = 48, 7

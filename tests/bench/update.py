@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from td3_brax import shards
-from td3_brax.config import Config, resolve
+from td3_brax.config import Config
 from td3_brax.device import platform, prepare_jax
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic
 from td3_brax.population import make_hyper
+from td3_brax.presets import resolve
 from td3_brax.state import Batch
 
 OBS, ACTION, HIDDEN, BATCH, BLOCK, REPEATS = 27, 8, (256, 256), 256, 64, 7

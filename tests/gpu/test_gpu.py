@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from td3_brax import loop as program
-from td3_brax.config import resolve
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
+from td3_brax.presets import resolve
 
 pytestmark = pytest.mark.gpu
 
