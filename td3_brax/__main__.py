@@ -13,6 +13,8 @@ COMMANDS = {
     "plan": ("td3_brax.plan_run", "say what a run would hold in memory"),
     "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
     "sweep": ("td3_brax.sweep.run", "train the members of a W&B sweep together, in one program"),
+    "reproduce": ("td3_brax.reproduce.run", "the TD3 paper's experiments, and a page beside its numbers"),
+    "report": ("td3_brax.report.run", "a page about any runs: curves, tables, PNG and CSV"),
     "score": ("td3_brax.score", "the same in the real Gymnasium environment, beside the device's"),
 }
 
@@ -23,7 +25,7 @@ def main() -> int:
     if name in ("-h", "--help"):
         print("usage: td3-brax COMMAND [OPTIONS]\n\ncommands (td3-brax COMMAND --help for its options):")
         for command, (_, job) in COMMANDS.items():
-            print(f"  {command:<8}{job}")
+            print(f"  {command:<10}{job}")
         return 0
     if name not in COMMANDS:
         return fail(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")

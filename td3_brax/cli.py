@@ -143,8 +143,12 @@ def fail(message: object) -> int:
     return 2
 
 
-def train_parser(command: str = "train", description: str = "Train TD3, wholly on the device.") -> Parser:
-    """The options of ``td3-brax train``, but for ``--resume``, for ``command``."""
+def train_parser(
+    command: str = "train",
+    description: str = "Train TD3, wholly on the device.",
+    without: Sequence[str] = (),
+) -> Parser:
+    """The options of ``td3-brax train``, but for ``--resume`` and those of ``without``, for ``command``."""
     parser = Parser(
         prog=f"td3-brax {command}",
         description=description,
@@ -157,6 +161,8 @@ def train_parser(command: str = "train", description: str = "Train TD3, wholly o
     )
     groups: dict[str, Any] = {}
     for name, field in FIELDS.items():
+        if name in without:
+            continue
         group = field.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)

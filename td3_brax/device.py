@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
+from platform import python_version
 
+from td3_brax import __version__
 from td3_brax.config import Config, ConfigError
 from td3_brax.presets import CPU_DEVICES
 
@@ -55,6 +58,23 @@ def platform() -> str:
     with contextlib.suppress(OSError):
         return "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "cpu"
     return "cpu"
+
+
+def machine() -> dict[str, str]:
+    """Versions and hardware that a run's numbers and times depend on."""
+    import jax
+
+    packages = ("jax", "mujoco", "mujoco-mjx", "brax")
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    device = jax.devices()[0]
+    name, count = device.device_kind, f"{cores()} cores"
+    if device.platform == "cpu":
+        with contextlib.suppress(OSError):
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            name = next((line.split(": ", 1)[1] for line in lines if line.startswith("model name")), name)
+    else:
+        count = str(len(jax.devices()))
+    return {"td3-brax": __version__, "Python": python_version(), **versions, "device": f"{name}, {count}"}
 
 
 def on_devices(config: Config) -> Config:

@@ -50,7 +50,8 @@ def on_device(
         raise PolicyError(f"{run}: its policy's sizes are not those of {config.env}")
 
     def play(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
+        scores = greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
+        return scores.returns, scores.lengths
 
     devices = min(config.devices, len(jax.devices()))
     keys = jax.random.split(jax.random.key(seed), -(-episodes // devices) * devices)

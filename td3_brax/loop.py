@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from td3_brax import collect, replay, shards
+from td3_brax import collect, replay, shards, values
 from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.envs.vector import VectorEnv
@@ -177,6 +177,17 @@ class Loop:
         if not self.normalize_obs:
             return lambda obs: apply(self.td3.actor, actor, obs)
         return lambda obs: apply(self.td3.actor, actor, normalize(obs_stats, obs))
+
+    def value(self, m: Member) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """One member's first critic: observations [B, O] and actions [B, A] -> values [B]."""
+        first = jax.tree.map(lambda leaf: leaf[:1], m.learner.critic)
+        critic, value_range = self.td3.critic.clone(num_critics=1), m.learner.value_range
+
+        def value(obs: jax.Array, action: jax.Array) -> jax.Array:
+            seen = normalize(m.obs_stats, obs) if self.normalize_obs else obs
+            return values.value(apply(critic, first, seen, action), value_range)[0]
+
+        return value
 
     def train_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """One chunk of a shard; see :func:`jit_chunk`."""

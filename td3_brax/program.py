@@ -15,15 +15,19 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax import __version__, checkpoint, evaluate, loop, plan, shards
+from td3_brax import __version__, checkpoint, loop, plan, shards
 from td3_brax.config import BRAX_TASKS, Config
 from td3_brax.envs.registry import make_task
+from td3_brax.evaluate import Scores, greedy_returns
 from td3_brax.networks import OBS_CLIP, deviation
 from td3_brax.policy import Policy
 from td3_brax.population import make_hyper, make_hypers, make_keys
 from td3_brax.shards import Layout
-from td3_brax.state import ObsStats, Params
+from td3_brax.state import Member
 from td3_brax.tracking import Report, duration
+
+MOST_CUT = 0.05
+"""Of a discounted return, for the critic's values to be compared with it."""
 
 
 @contextlib.contextmanager
@@ -70,19 +74,19 @@ class Program:
         shapes = jax.eval_shape(make, *begin)
         plan.check_state(shapes, layout, device)
 
-        def greedy(actor: Params, stats: ObsStats, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return evaluate.greedy_returns(self.task, self.loop.policy(actor, stats), keys, config.time_limit)
+        def greedy(m: Member, keys: jax.Array) -> Scores:
+            policy, value = self.loop.policy(m.learner.actor_eval, m.obs_stats), self.loop.value(m)
+            return greedy_returns(self.task, policy, keys, config.time_limit, value, m.hyper.gamma)
 
-        def score(actor: Params, stats: ObsStats, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return self.loop.over_members(greedy, keys.shape[0])(actor, stats, keys)
+        def score(all_members: Member, keys: jax.Array) -> Scores:
+            return self.loop.over_members(greedy, keys.shape[0])(all_members, keys)
 
-        scoring = self._jit(score, (members, members, layout.episodes), layout.episodes)
+        scoring = self._jit(score, (members, layout.episodes), layout.episodes)
         many = f"{layout.devices} of " if layout.devices > 1 else ""
         line(f"compiling for {many}{device.device_kind}")
         began = time.perf_counter()
-        actor, stats = shapes.members.learner.actor_eval, shapes.members.obs_stats
         keys = self._eval_keys([0] * len(configs))
-        lowered = (chunk.lower(shapes), scoring.lower(actor, stats, keys), make.lower(*begin))
+        lowered = (chunk.lower(shapes), scoring.lower(shapes.members, keys), make.lower(*begin))
         traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
             self.chunk, self._score, self._make = pool.map(lambda x: x.compile(), lowered)
@@ -188,19 +192,24 @@ class Program:
     def evaluate(self, env_steps: Sequence[int]) -> list[Report]:
         """Greedy returns of each member's present policy; ``env_steps`` as each counts them."""
         began = time.perf_counter()
-        members, episodes = self.state.members, self.config.eval_episodes
-        scored = self._score(members.learner.actor_eval, members.obs_stats, self._eval_keys(env_steps))
-        returns, lengths = (x[:, :episodes] for x in jax.device_get(scored))
+        scored = jax.device_get(self._score(self.state.members, self._eval_keys(env_steps)))
         seconds = time.perf_counter() - began
-        return [
-            {
-                "eval/return_mean": float(own_returns.mean()),
-                "eval/return_std": float(own_returns.std()),
-                "eval/length_mean": float(own_lengths.mean()),
-                "time/eval_s": seconds,
-            }
-            for own_returns, own_lengths in zip(returns, lengths, strict=True)
-        ]
+        return [self._scored(scored, place, seconds) for place in range(len(self.configs))]
+
+    def _scored(self, scored: Scores, place: int, seconds: float) -> Report:
+        own = jax.tree.map(lambda x: x[place, : self.config.eval_episodes], scored)
+        limit, states = self.config.time_limit, own.states.sum()
+        # What the time limit cuts off of a discounted return has this weight, or less.
+        cut = self.configs[place].gamma ** (limit - limit // 2)
+        compared = states > 0 and cut < MOST_CUT
+        return {
+            "eval/return_mean": float(own.returns.mean()),
+            "eval/return_std": float(own.returns.std()),
+            "eval/length_mean": float(own.lengths.mean()),
+            "eval/q_mean": float(own.value_sum.sum() / states) if compared else None,
+            "eval/q_true": float(own.later_sum.sum() / states) if compared else None,
+            "time/eval_s": seconds,
+        }
 
     def policy(self, place: int, meta: Mapping[str, Any]) -> Policy:
         """A member's present policy, for a file."""

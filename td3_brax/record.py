@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from td3_brax.config import Config
-from td3_brax.folder import Outcome
+from td3_brax.device import machine
+from td3_brax.folder import Outcome, write_whole
 from td3_brax.policy import Policy, save_policy
 from td3_brax.schedule import make_schedule
 from td3_brax.tracking import JsonLines, Report
@@ -38,9 +42,21 @@ class Record:
         self.config, self.out, self.line, self.wandb = config, out, line, wandb
         self.outcome = outcome or Outcome()
         self.log = JsonLines(out / "metrics.jsonl", line)
+        self._note()
         self.tracked_s = 0.0
         """For how long training waited for W&B."""
         self.schedule = make_schedule(config)
+
+    def _note(self) -> None:
+        """Add this process, its command and machine, to ``about.json``."""
+        path = self.out / "about.json"
+        try:
+            before = json.loads(path.read_text()) if path.exists() else []
+            command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+            noted = [*before, {"command": command, "versions": machine()}]
+            write_whole(path, (json.dumps(noted, indent=2) + "\n").encode())
+        except (OSError, ValueError) as error:
+            self.line(f"warning: {path}: {error}; not saved")
 
     @property
     def complete(self) -> bool:
@@ -81,7 +97,7 @@ class Record:
 
     def draw(self) -> None:
         """The learning curve."""
-        from td3_brax.report import save_curve
+        from td3_brax.report.curve import save_curve
 
         config, out = self.config, self.out
         try:

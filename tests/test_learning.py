@@ -50,7 +50,9 @@ def learn(seed: int) -> tuple[float, float]:
     @jax.jit
     def score(member):
         policy = loop.policy(member.learner.actor_eval, member.obs_stats)
-        return greedy_returns(task, policy, jax.random.split(jax.random.key(7), 32), config.time_limit)[0]
+        return greedy_returns(
+            task, policy, jax.random.split(jax.random.key(7), 32), config.time_limit
+        ).returns
 
     member = jax.tree.map(lambda x: x[0], state.members)
     return float(np.mean(score(member))), float(metrics.update.q_mean[0])

@@ -55,6 +55,11 @@ class Saved:
     chunks: int
     seats: list[Seat]
 
+    @property
+    def places(self) -> int:
+        """How many it has, empty ones included."""
+        return int(self.arrays[".members.env_steps"].size)
+
 
 @dataclass
 class End:

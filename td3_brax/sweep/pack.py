@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,33 +124,34 @@ class Member:
         self.last: Report = {}
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What packs that follow each other share."""
+
+    out: Path
+    """The folder of all, with their journal."""
+    line: Callable[[str], None]
+    """Takes a line for people."""
+    make_membership: Callable[[Job], Membership]
+    """What W&B is told of a job's run."""
+    signals: Signals
+    journal: Journal
+    metric: str
+    """Of a report, which is kept of each member's last."""
+
+
 class Pack:
     """The places of one program, and who is in them.
 
     Args:
         places: members at once; a multiple of ``devices``.
-        out: the sweep's folder, with its journal.
-        make_membership: what W&B is told of a job's run.
-        metric: of a report, which is kept of each member's last.
         saves: whether to write checkpoints, as the members' options say.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        places: int,
-        devices: int,
-        out: Path,
-        line: Callable[[str], None],
-        make_membership: Callable[[Job], Membership],
-        signals: Signals,
-        journal: Journal,
-        metric: str,
-        saves: bool,
-    ) -> None:
-        self.source, self.devices, self.out, self.line = source, devices, out, line
-        self.make_membership, self.signals, self.journal = make_membership, signals, journal
-        self.metric, self.saves = metric, saves
+    def __init__(self, shared: Shared, source: Source, places: int, devices: int, saves: bool) -> None:
+        self.source, self.devices, self.saves = source, devices, saves
+        self.out, self.line, self.make_membership = shared.out, shared.line, shared.make_membership
+        self.signals, self.journal, self.metric = shared.signals, shared.journal, shared.metric
         self.members: list[Member | None] = [None] * places
         self.program: Program | None = None
         self.chunks = 0
@@ -346,3 +348,44 @@ class Pack:
             f"{len(reports)} members: {returns[0]:,.0f} to {returns[-1]:,.0f}, median "
             f"{returns[len(returns) // 2]:,.0f}  ({rate:,.0f} steps/s in all)"
         )
+
+
+def places(runs: int, most: int, devices: int) -> int:
+    """Members at once: at most ``most`` in as few and even turns as may be, rounded up to equal shares."""
+    turns = -(-runs // most)
+    count = -(-runs // turns)
+    used = min(devices, count)
+    return -(-count // used) * used
+
+
+def group(jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs whose configs can be members of one program, together; groups in order of their first."""
+    first: dict[tuple[Any, ...], int] = {}
+    for one in jobs:
+        first.setdefault(one.config.shape, one.number)
+    ordered = sorted(jobs, key=lambda one: (first[one.config.shape], one.number))
+    return [list(own) for _, own in groupby(ordered, key=lambda one: one.config.shape)]
+
+
+def train_jobs(shared: Shared, jobs: Sequence[Job], members: int, devices: int) -> None:
+    """Train those of ``jobs`` that have not ended, at most ``members`` at once, one program after another.
+
+    Members whom the newest checkpoint in ``shared.out`` holds go on from there.
+
+    Raises:
+        ConfigError: a program that can't be made, such as one that needs too much memory.
+    """
+    saved = journal.newest(shared.out, shared.line)
+    seated = {seat.number for seat in saved.seats} if saved else set()
+    for own in group(jobs):
+        left = {one.number: one for one in own if one.number not in shared.journal.ends}
+        if not left or shared.signals.code:
+            continue
+        here = saved if seated & {*left} else None
+        count = here.places if here else places(len(left), members, devices)
+        used = max(n for n in range(1, min(devices, count) + 1) if count % n == 0)
+        source = Queue([one for number, one in left.items() if not (here and number in seated)])
+        pack = Pack(shared, source, count, used, saves=True)
+        if here:
+            pack.resume(here, left)
+        pack.train()

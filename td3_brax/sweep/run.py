@@ -7,7 +7,6 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from td3_brax.device import platform, prepare_jax
 from td3_brax.sweep import agents, journal
 from td3_brax.sweep.file import Sweep, SweepError, load
 from td3_brax.sweep.online import Home, Suggestions, register
-from td3_brax.sweep.pack import Job, Pack, Queue, Source, make_job
+from td3_brax.sweep.pack import Job, Pack, Shared, group, make_job, places, train_jobs
 from td3_brax.train import PREEMPTED, TERMINATED, Signals
 from td3_brax.wandb_run import Membership, project
 
@@ -109,55 +108,38 @@ def _devices(sweep: Sweep, devices: int) -> int:
 
 def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: Signals) -> int:
     """What is left of the sweep in ``out``, and its table; returns the exit code."""
-    notes = journal.Journal(out)
     home = Home(plan.sweep_id, plan.entity, plan.project)
-    jobs = [] if sweep.suggested else planned(sweep, plan.seed, plan.platform, plan.wandb)
-    saved = None if sweep.suggested else journal.newest(out, _line)
-    for own in group(jobs) if jobs else [[]]:
-        left = [one for one in own if one.number not in notes.ends]
-        if own and not left:
-            continue
-        seated = {seat.number for seat in saved.seats} if saved else set()
-        here = saved if seated & {one.number for one in left} else None
-        count = places(len(own) or sweep.run_cap or plan.members, plan.members, devices)
-        source: Source = (
-            Queue([one for one in left if not here or one.number not in seated])
-            if jobs
-            else Suggestions(sweep, home, count, plan.platform, plan.wandb)
-        )
-        used = min(devices, count)
-        pack = Pack(
-            source,
-            count,
-            used,
-            out,
-            _line,
-            lambda one: _membership(sweep, home, one),
-            signals,
-            notes,
-            sweep.metric,
-            saves=bool(jobs),
-        )
-        try:
-            if here:
-                pack.resume(here, {one.number: one for one in left})
-            pack.train()
-        except ConfigError as error:
-            if count == 1:
-                raise
-            raise SweepError(f"{error}; or train fewer than --members={count} at once") from None
-        finally:
-            if isinstance(source, Suggestions):
+    shared = Shared(
+        out,
+        _line,
+        lambda one: _membership(sweep, home, one),
+        signals,
+        journal.Journal(out),
+        sweep.metric,
+    )
+    ends = shared.journal.ends
+    try:
+        if sweep.suggested:
+            count = places(sweep.run_cap or plan.members, plan.members, devices)
+            source = Suggestions(sweep, home, count, plan.platform, plan.wandb)
+            try:
+                Pack(shared, source, count, min(devices, count), saves=False).train()
+            finally:
                 source.agents.close()
-                jobs = source.jobs
-        if signals.code:
-            break
-    print(summary(sweep, jobs, notes.ends), flush=True)
+            jobs = source.jobs
+        else:
+            jobs = planned(sweep, plan.seed, plan.platform, plan.wandb)
+            train_jobs(shared, jobs, plan.members, devices)
+    except ConfigError as error:
+        if plan.members == 1:
+            raise
+        raise SweepError(f"{error}; or train fewer than --members={plan.members} at once") from None
+    print(summary(sweep, jobs, ends), flush=True)
     if signals.code and not sweep.suggested:
         _line(f"go on with: td3-brax sweep --resume {out}")
     if signals.code == PREEMPTED and sweep.suggested:
         return TERMINATED
-    return signals.code or int(any(end.code for end in notes.ends.values()))
+    return signals.code or int(any(end.code for end in ends.values()))
 
 
 def _line(text: str) -> None:
@@ -181,26 +163,9 @@ def _number(name: str, text: str | None, default: int, least: int) -> int:
     return number
 
 
-def places(runs: int, most: int, devices: int) -> int:
-    """Members at once: at most ``most`` in as few and even turns as may be, rounded up to equal shares."""
-    turns = -(-runs // most)
-    count = -(-runs // turns)
-    used = min(devices, count)
-    return -(-count // used) * used
-
-
 def planned(sweep: Sweep, seed: int, where: str, mode: str) -> list[Job]:
     """All runs of a grid or random sweep."""
     return [make_job(sweep, i, options, where, mode) for i, options in enumerate(sweep.runs(seed), 1)]
-
-
-def group(jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs whose configs can be members of one program, together; groups in order of their first."""
-    first: dict[tuple[Any, ...], int] = {}
-    for one in jobs:
-        first.setdefault(one.config.shape, one.number)
-    ordered = sorted(jobs, key=lambda one: (first[one.config.shape], one.number))
-    return [list(own) for _, own in groupby(ordered, key=lambda one: one.config.shape)]
 
 
 def _check_suggestions(sweep: Sweep, where: str) -> None:

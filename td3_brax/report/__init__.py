@@ -1,0 +1,1 @@
+"""Pictures, tables and a page of runs: ``td3-brax report``."""

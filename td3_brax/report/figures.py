@@ -1,0 +1,154 @@
+"""The figures of a page, as PNGs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from td3_brax.report.runs import Group
+from td3_brax.report.stats import Curves, interval, iqm
+from td3_brax.reproduce import paper
+
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito's, which most colour-blind readers can tell apart."""
+PAPER = "0.45"
+ACROSS = 4
+SMOOTH_BEYOND = 60
+"""Evaluations; the paper's figures average neighbouring points, and so do ours where there are many."""
+
+Drawn = Mapping[str, Sequence[tuple[Group, Curves]]]
+"""Task -> its groups with their curves."""
+
+
+def panels(
+    drawn: Drawn, draw: Callable[[Any, str, Group, Curves, str], None], y: str, extra: Any = None
+) -> bytes:
+    """A PNG with a panel for each task, in which ``draw`` puts each group."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    across = min(ACROSS, len(drawn))
+    down = -(-len(drawn) // across)
+    wide = 6.4 if across == 1 else 3.4 * across
+    high = 4.2 if across == 1 else 2.9 * down
+    labels = list(dict.fromkeys(group.label for own in drawn.values() for group, _ in own))
+    colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
+    figure, axes = plt.subplots(
+        down, across, figsize=(wide, high), dpi=150, squeeze=False, layout="constrained"
+    )
+    for ax, (env, own) in zip(axes.flat, drawn.items(), strict=False):
+        for group, curves in own:
+            draw(ax, env, group, curves, colors[group.label])
+        if extra:
+            extra(ax, env, max(int(curves.env_steps[-1]) for _, curves in own))
+        ax.set_title(env, fontsize=10)
+        ax.set_xlabel("environment steps", fontsize=9)
+        ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        ax.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,g}"))
+        ax.tick_params(labelsize=8)
+        ax.margins(x=0.01)
+        ax.grid(alpha=0.25, linewidth=0.6)
+        for side in ("top", "right"):
+            ax.spines[side].set_visible(False)
+    for ax in axes.flat[len(drawn) :]:
+        ax.set_axis_off()
+    for row in axes:
+        row[0].set_ylabel(y, fontsize=9)
+    entries: dict[str, Any] = {}
+    for ax in axes.flat:
+        handles, names = ax.get_legend_handles_labels()
+        entries = dict(zip(names, handles, strict=True)) | entries
+    columns = max(1, min(4, int(14 * wide / max(map(len, entries)))))
+    place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9}
+    figure.legend(entries.values(), entries.keys(), **place)
+    made = io.BytesIO()
+    figure.savefig(made, format="png", metadata={"Software": None})
+    plt.close(figure)
+    return made.getvalue()
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """[..., T] averaged over neighbouring points, for the eye, where there are many."""
+    width = values.shape[-1] // SMOOTH_BEYOND * 2 + 1
+    if width == 1:
+        return values
+    edge = width // 2
+    padded = np.concatenate([values[..., :1].repeat(edge, -1), values, values[..., -1:].repeat(edge, -1)], -1)
+    return np.lib.stride_tricks.sliding_window_view(padded, width, axis=-1).mean(axis=-1)
+
+
+def _published(ax: Any, env: str, last: int) -> None:
+    """The authors' curve, as far as ours goes."""
+    task = paper.family(env)
+    if not task:
+        return
+    curve = paper.curves()[task]
+    here = curve.env_steps <= max(last, curve.env_steps[1])
+    steps, mean, half = curve.env_steps[here], curve.mean[here], curve.half_std[here]
+    ax.plot(steps, mean, color=PAPER, linewidth=1.4, linestyle="--", label="TD3, published (v1)", zorder=1)
+    ax.fill_between(steps, mean - half, mean + half, color=PAPER, alpha=0.15, linewidth=0, zorder=0)
+
+
+def learning(drawn: Drawn) -> bytes:
+    """Mean and half a standard deviation over trials, as in the paper, beside the authors' curve."""
+
+    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+        mean, half = smooth(curves.mean), smooth(curves.half_std)
+        ax.plot(curves.env_steps, mean, color=color, linewidth=1.8, label=group.label)
+        ax.fill_between(curves.env_steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
+
+    return panels(drawn, draw, "return", _published)
+
+
+def robust(drawn: Drawn) -> bytes:
+    """Interquartile mean over trials with its bootstrapped 95% interval."""
+
+    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+        middle, (low, high) = iqm(curves.returns), interval(curves.returns)
+        ax.plot(curves.env_steps, smooth(middle), color=color, linewidth=1.8, label=group.label)
+        ax.fill_between(curves.env_steps, smooth(low), smooth(high), color=color, alpha=0.2, linewidth=0)
+
+    return panels(drawn, draw, "return, interquartile mean")
+
+
+def trials(drawn: Drawn) -> bytes:
+    """Every trial, as it was evaluated."""
+
+    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+        for i, run in enumerate(group.runs):
+            steps = [r["env_steps"] for r in run.evaluations]
+            returns = [r["eval/return_mean"] for r in run.evaluations]
+            label = group.label if i == 0 else None
+            ax.plot(steps, returns, color=color, linewidth=0.8, alpha=0.65, label=label)
+
+    return panels(drawn, draw, "return")
+
+
+def overestimation(drawn: Drawn) -> bytes | None:
+    """The critic's value of what the policy does, and what truly followed (the paper's figure 1)."""
+    compared = {
+        env: [(group, curves) for group, curves in own if not np.isnan(curves.q_true).all()]
+        for env, own in drawn.items()
+    }
+    compared = {env: own for env, own in compared.items() if own}
+    if not compared:
+        return None
+
+    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+        says, true = (np.nanmean(values, axis=0) for values in (curves.q_mean, curves.q_true))
+        ax.plot(curves.env_steps, smooth(says), color=color, linewidth=1.8, label=f"{group.label}: critic")
+        ax.plot(
+            curves.env_steps,
+            smooth(true),
+            color=color,
+            linewidth=1.2,
+            linestyle=":",
+            label=f"{group.label}: true",
+        )
+
+    return panels(compared, draw, "discounted return")

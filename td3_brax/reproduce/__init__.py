@@ -1,0 +1,1 @@
+"""The TD3 paper's experiments: ``td3-brax reproduce``."""

@@ -1,0 +1,317 @@
+"""``td3-brax reproduce``: the TD3 paper's experiments, seeds together in one program, and their page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from td3_brax import folder
+from td3_brax.cli import fail, guarded, parse_options, train_parser, whole
+from td3_brax.config import GYMNASIUM_TASKS, Config, ConfigError, nearest, show
+from td3_brax.device import cores, platform, prepare_jax
+from td3_brax.policy import load_policy
+from td3_brax.presets import resolve
+from td3_brax.report.page import Page
+from td3_brax.report.runs import RunsError, find, group
+from td3_brax.report.stats import curves, interval, iqm
+from td3_brax.reproduce import paper
+from td3_brax.reproduce.algorithms import ALGORITHMS
+from td3_brax.schedule import make_schedule
+from td3_brax.score import in_gymnasium
+from td3_brax.sweep.journal import Journal
+from td3_brax.sweep.pack import Job, Shared, train_jobs
+from td3_brax.train import Signals
+from td3_brax.wandb_run import Membership, WandbRun, project
+
+PLAN = "reproduce.json"
+PRESETS = ("paper", "author")
+NUM_ENVS = 25
+"""Divides the 5,000 steps between evaluations, and keeps a device busier than the paper's single one."""
+EPISODES = 10
+"""Of each trial's last policy in the real environment."""
+TASKS = tuple(name for name in GYMNASIUM_TASKS if paper.family(name))
+NOT_OPTIONS = ("env", "seed", "total_env_steps")
+"""Of ``td3-brax train``; this command has its own for them."""
+REDUCED = "A reduced version (--quick): fewer tasks, seeds and steps than the paper's."
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What this command is to run."""
+
+    envs: Sequence[str]
+    algos: Sequence[str]
+    seeds: int
+    steps: int
+    quick: bool = False
+    members: int | None = None
+    """At once; None for all."""
+    preset: str = PRESETS[0]
+    out: str = "runs/reproduce"
+    wandb: str = "disabled"
+    devices: int = 0
+    """0 for all."""
+
+
+FULL = Asked([f"{name}-v4" for name in paper.TASKS], ["td3"], paper.SEEDS, paper.STEPS)
+QUICK = Asked(
+    ["InvertedDoublePendulum-v4", "HalfCheetah-v4"],
+    ["td3", "our-ddpg"],
+    seeds=2,
+    steps=40_000,
+    quick=True,
+    out="runs/reproduce-quick",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What all experiments of a folder share."""
+
+    preset: str
+    steps: int
+    quick: bool
+    platform: str
+    options: dict[str, Any]
+    """Further options of every run."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Trials of one algorithm on one task."""
+
+    env: str
+    algo: str
+    out: Path
+    jobs: Sequence[Job]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.env} {ALGORITHMS[self.algo].title}"
+
+
+def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
+    """What is to run, and further options of every run.
+
+    Raises:
+        ConfigError: an option that can't be used.
+    """
+    parser = train_parser("reproduce", __doc__ or "", without=NOT_OPTIONS)
+    own = parser.add_argument_group("experiments")
+    own.add_argument("--envs", metavar="A,B", help=f"tasks (default: {','.join(FULL.envs)})")
+    own.add_argument("--algos", metavar="A,B", help=f"of {','.join(ALGORITHMS)} (default: td3)")
+    own.add_argument("--seeds", metavar="INT", help=f"trials of each (default: {FULL.seeds})")
+    own.add_argument("--steps", metavar="INT", help=f"of each trial (default: {FULL.steps})")
+    own.add_argument("--members", metavar="INT", help="trials that train at once (default: all)")
+    own.add_argument("--quick", action="store_const", const=True, help="a reduced version, in minutes")
+    explicit, others = parse_options(parser, argv)
+    for name in NOT_OPTIONS:
+        if name in explicit:
+            raise ConfigError(name, explicit[name], "say --envs, --seeds and --steps")
+    base = QUICK if others.pop("quick", False) else FULL
+    given: dict[str, Any] = {}
+    for name, allowed in (("envs", TASKS), ("algos", tuple(ALGORITHMS))):
+        if name in others:
+            given[name] = list(dict.fromkeys(word.strip() for word in others[name].split(",")))
+            for word in given[name]:
+                if word not in allowed:
+                    why = f"{word} is not one of {', '.join(allowed)}{nearest(word, allowed)}"
+                    raise ConfigError(name, others[name], why)
+    given |= {n: _number(n, others[n]) for n in ("seeds", "steps", "members") if n in others}
+    given |= {n: explicit.pop(n) for n in ("preset", "out", "wandb", "devices") if n in explicit}
+    asked = dataclasses.replace(base, **given)
+    if asked.preset not in PRESETS:
+        why = f"must be one of {', '.join(PRESETS)}{nearest(asked.preset, PRESETS)}"
+        raise ConfigError("preset", asked.preset, why)
+    return asked, explicit
+
+
+def _number(name: str, text: str) -> int:
+    try:
+        number = whole(text)
+    except Exception:
+        raise ConfigError(name, text, "must be a whole number") from None
+    if number < 1:
+        raise ConfigError(name, text, "must be at least 1")
+    return number
+
+
+def parts(asked: Asked, plan: Plan, out: Path) -> Iterator[Part]:
+    """The experiments that were asked for.
+
+    Raises:
+        ConfigError: options that a run can't have.
+    """
+    for env in asked.envs:
+        for algo in asked.algos:
+            shared = {"preset": plan.preset, "num_envs": NUM_ENVS, **plan.options}
+            shared |= {"env": env, "total_env_steps": plan.steps, "devices": 1, "wandb": asked.wandb}
+            config = resolve(shared | dict(ALGORITHMS[algo].options), plan.platform)
+            make_schedule(config)
+            jobs = [
+                Job(seed + 1, dataclasses.replace(config, seed=seed), f"--seed={seed}")
+                for seed in range(asked.seeds)
+            ]
+            yield Part(env, algo, out / env / algo, jobs)
+
+
+def begin(out: Path, plan: Plan) -> None:
+    """Make the folder, or check that it holds experiments of the same plan.
+
+    Raises:
+        ConfigError: it can't be written, or holds others.
+    """
+    path = out / PLAN
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            before = json.loads(path.read_text())
+            for name, value in json.loads(json.dumps(dataclasses.asdict(plan))).items():
+                if before.get(name) != value:
+                    had = before.get(name)
+                    told = " ".join(f"{k} {show(v)}" for k, v in {"there": had, "now": value}.items())
+                    raise ConfigError("out", str(out), f"its experiments have other {name} ({told})")
+        elif any(out.iterdir()):
+            raise ConfigError("out", str(out), "is not empty; choose another folder")
+        else:
+            text = json.dumps(dataclasses.asdict(plan), indent=2) + "\n"
+            folder.write_whole(path, text.encode())
+    except OSError as error:
+        raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError("out", str(out), f"{PLAN} can't be read") from None
+
+
+def job(argv: Sequence[str]) -> int:
+    """Run what is left of the experiments, and write their page; returns the exit code."""
+    asked, options = parse(argv)
+    out = Path(asked.out)
+    with Signals() as signals:
+        prepare_jax(bool(options.get("deterministic", False)), asked.devices)
+        import jax
+
+        there = len(jax.devices())
+        if asked.devices > there:
+            raise ConfigError("devices", asked.devices, f"there {'is' if there == 1 else 'are'} {there}")
+        plan = Plan(asked.preset, asked.steps, asked.quick, platform(), options)
+        every = list(parts(asked, plan, out))
+        begin(out, plan)
+        with folder.hold(out):
+            code = 0
+            for i, part in enumerate(every, 1):
+                _line(f"{part.name}, {len(part.jobs)} trials of {plan.steps:,} steps ({i} of {len(every)})")
+                code |= _train(part, asked, signals)
+                if signals.code:
+                    break
+                page = write(out, plan, argv)
+    if signals.code:
+        _line("stopped; the same command goes on")
+        return signals.code
+    _line(f"the page: {page}")
+    return code
+
+
+def write(out: Path, plan: Plan, argv: Sequence[str]) -> Path:
+    """The page of all that is in ``out``."""
+    title = f"TD3 on Gymnasium's MuJoCo tasks: {paper.SOURCE} reproduced"
+    command = shlex.join(["td3-brax", "reproduce", *argv])
+    return Page(group(find([str(out)])), title, [REDUCED] if plan.quick else [], command).write(out)
+
+
+def _train(part: Part, asked: Asked, signals: Signals) -> int:
+    """What is left of one part; returns 1 where a trial diverged."""
+    part.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(part.out)
+    shared = Shared(
+        part.out,
+        _line,
+        lambda one: Membership(f"{part.name} seed {one.config.seed}", part.name, project()),
+        signals,
+        journal,
+        "eval/return_mean",
+    )
+    import jax
+
+    train_jobs(shared, part.jobs, asked.members or len(part.jobs), asked.devices or len(jax.devices()))
+    if signals.code:
+        return 0
+    for one in part.jobs:
+        score(part.out / f"{one.number:03d}", one.config)
+    if asked.wandb != "disabled":
+        aggregate(part)
+    return int(any(end.code for end in journal.ends.values()))
+
+
+def score(run: Path, config: Config) -> None:
+    """Play the run's last policy in the real environment, once; the result is in ``gymnasium.json``."""
+    path = run / "gymnasium.json"
+    if path.exists() or not (run / "policy_last.npz").exists():
+        return
+    policy, args = load_policy(run, "last"), json.loads(config.env_args or "{}")
+    processes = min(cores(), EPISODES)
+    returns, lengths = in_gymnasium(policy, config.env, args, EPISODES, config.seed, processes)
+    scored = {
+        "return_mean": float(returns.mean()),
+        "return_std": float(returns.std()),
+        "length_mean": float(lengths.mean()),
+        "episodes": EPISODES,
+    }
+    folder.write_whole(path, (json.dumps(scored, indent=2) + "\n").encode())
+
+
+def aggregate(part: Part) -> None:
+    """One more W&B run, of the trials together."""
+    path = part.out / "aggregate.json"
+    noted = json.loads(path.read_text()) if path.exists() else {}
+    trials = len(part.jobs)
+    if noted.get("trials") == trials:
+        return
+    (own,) = (one for one in group(find([str(part.out)])))
+    if (made := curves(own)) is None:
+        return
+    membership = Membership(f"{part.name}, {trials} trials", part.name, project())
+    low, high = interval(made.returns)
+    columns = {
+        "env_steps": made.env_steps,
+        "eval/return_mean": made.mean,
+        "eval/return_half_std": made.half_std,
+        "eval/return_iqm": iqm(made.returns),
+        "eval/return_iqm_low": low,
+        "eval/return_iqm_high": high,
+    }
+    run = WandbRun(part.jobs[0].config, part.out, None, lambda: None, _line, membership)
+    for i in range(len(made.env_steps)):
+        run.log(i, {name: column[i].item() for name, column in columns.items()})
+    summary = {"eval/return_best": made.best[0], "trials": trials}
+    if left := run.close(0, False, summary, []):
+        _line(left)
+    folder.write_whole(path, (json.dumps({"trials": trials, "wandb_id": run.id}) + "\n").encode())
+
+
+def _line(text: str) -> None:
+    print(text, flush=True)
+
+
+def guarded_job(argv: Sequence[str]) -> int:
+    """:func:`job`; runs that can't be read become one line."""
+    try:
+        return job(argv)
+    except RunsError as error:
+        return fail(error)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    return guarded(guarded_job, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
