@@ -49,16 +49,19 @@ class Table:
     rows: Sequence[Row]
 
 
-def number(value: float | None, digits: int = 0) -> str:
+def number(value: float | None) -> str:
     """With a comma for thousands; small ones with two digits; nothing for none."""
     if value is None or not math.isfinite(value):
         return ""
-    return f"{value:,.{2 if abs(value) < 100 else digits}f}"
+    return f"{value:,.{2 if abs(value) < 100 else 0}f}"
 
 
 def scored(mean: float, deviation: float | None) -> str:
     """A mean with its deviation, where there is one."""
-    return number(mean) + (f" ± {number(deviation)}" if deviation is not None else "")
+    if deviation is None:
+        return number(mean)
+    digits = 2 if max(abs(mean), deviation) < 100 else 0
+    return f"{mean:,.{digits}f} ± {deviation:,.{digits}f}"
 
 
 class Page:
@@ -105,9 +108,10 @@ class Page:
     @staticmethod
     def _curve_at(group: Group, steps: int) -> str:
         """The highest point of the published TD3 curve within ``steps``."""
-        if group.algorithm != "td3":
+        task = paper.family(group.env)
+        if group.algorithm != "td3" or not task:
             return ""
-        curve = paper.curves()[str(paper.family(group.env))]
+        curve = paper.curves()[task]
         return number(float(curve.mean[1:][curve.env_steps[1:] <= max(steps, curve.env_steps[1])].max()))
 
     @staticmethod
@@ -129,7 +133,7 @@ class Page:
             published = paper.LAST.get(group.algorithm or "", {}).get(paper.family(group.env) or "")
             deviation = float(own.last.std()) if len(group.runs) > 1 else None
             rows.append(
-                [group.env, group.label, scored(float(own.last.mean()), deviation), number(published, 0)]
+                [group.env, group.label, scored(float(own.last.mean()), deviation), number(published)]
             )
         return Table(
             ["task", "algorithm", "average of the last 10 evaluations", "published, 1M steps (v1)"], rows

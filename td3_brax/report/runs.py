@@ -85,7 +85,7 @@ def find(paths: Sequence[str]) -> list[Run]:
 
 
 def _below(path: Path) -> Iterator[Run]:
-    """Runs at or below ``path``; a run's own W&B folder is the same run again, and left out."""
+    """Runs at or below ``path``; what W&B keeps of runs that have folders is left out."""
     if path.suffix == ".wandb":
         yield _wandb(path)
     elif (path / "config.json").is_file() and (path / "metrics.jsonl").is_file():
@@ -93,8 +93,9 @@ def _below(path: Path) -> Iterator[Run]:
     elif path.is_dir():
         for file in sorted(path.glob("run-*.wandb")):
             yield _wandb(file)
+        known = {"checkpoints", "wandb"} if (path / "members.jsonl").exists() else {"checkpoints"}
         for child in sorted(path.iterdir()):
-            if child.is_dir() and not child.is_symlink() and child.name != "checkpoints":
+            if child.is_dir() and not child.is_symlink() and child.name not in known:
                 yield from _below(child)
 
 
@@ -143,8 +144,12 @@ def _wandb(file: Path) -> Run:
     return Run(str(file.parent), _checked(file, config), reports, [], None)
 
 
-def group(runs: Sequence[Run]) -> list[Group]:
-    """Trials together, tasks and then experiments in the order of the paper, or else as they were found."""
+def group(runs: Sequence[Run], further: Mapping[str, Any] | None = None) -> list[Group]:
+    """Trials together, tasks and then experiments in the order of the paper, or else as they were found.
+
+    Args:
+        further: options that runs may have beside an algorithm's, and still be called by its name.
+    """
     together: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         key = tuple(
@@ -153,16 +158,16 @@ def group(runs: Sequence[Run]) -> list[Group]:
             if name not in NOT_GROUPING and not field.metadata["may_change"]
         )
         together.setdefault(key, []).append(run)
-    groups = [_group(own, runs) for own in together.values()]
+    groups = [_group(own, runs, further or {}) for own in together.values()]
     order = {name: i for i, name in enumerate(ALGORITHMS)}
     tasks = list(dict.fromkeys(run.config["env"] for run in runs))
     return sorted(groups, key=lambda g: (tasks.index(g.env), order.get(g.algorithm or "", len(order))))
 
 
-def _group(own: Sequence[Run], runs: Sequence[Run]) -> Group:
+def _group(own: Sequence[Run], runs: Sequence[Run], further: Mapping[str, Any]) -> Group:
     first = own[0].config
     preset, env = first["preset"], first["env"]
-    base = dataclasses.asdict(resolve({"preset": preset, "env": env}, "cpu"))
+    base = dataclasses.asdict(resolve({**further, "preset": preset, "env": env}, "cpu"))
     algorithm = algorithm_of(first, base) if preset in ("paper", "author") else None
     if algorithm:
         return Group(env, ALGORITHMS[algorithm].title, algorithm, own)

@@ -223,7 +223,11 @@ def write(out: Path, plan: Plan, argv: Sequence[str]) -> Path:
     """The page of all that is in ``out``."""
     title = f"TD3 on Gymnasium's MuJoCo tasks: {paper.SOURCE} reproduced"
     command = shlex.join(["td3-brax", "reproduce", *argv])
-    return Page(group(find([str(out)])), title, [REDUCED] if plan.quick else [], command).write(out)
+    notes = [REDUCED] if plan.quick else []
+    if plan.options:
+        said = " ".join(f"--{name}={show(value)}" for name, value in plan.options.items())
+        notes.append(f"With options of its own beside those of the preset {plan.preset}: {said}")
+    return Page(group(find([str(out)]), plan.options), title, notes, command).write(out)
 
 
 def _train(part: Part, asked: Asked, signals: Signals) -> int:
