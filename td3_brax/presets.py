@@ -19,8 +19,15 @@ def _family(env: str) -> str:
 
 
 def _paper(env: str, platform: str) -> dict[str, Any]:
-    """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C."""
+    """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C.
+
+    Its noise is in the tasks' units; of its tasks InvertedPendulum alone has actions beyond [-1, 1].
+    """
+    unit = 1 / 3 if env.startswith("InvertedPendulum-v") else 1.0
     return {
+        "exploration_noise": 0.1 * unit,
+        "target_noise": 0.2 * unit,
+        "target_noise_clip": 0.5 * unit,
         "num_envs": 1,
         "total_env_steps": 1_000_000,
         "updates_per_env_step": 1.0,
@@ -33,9 +40,12 @@ def _paper(env: str, platform: str) -> dict[str, Any]:
 
 
 def _author(env: str, platform: str) -> dict[str, Any]:
-    """The paper's first author's later public code."""
+    """The paper's first author's later public code; its noise is in units of the action range."""
     short = _family(env) in ("invertedpendulum", "inverteddoublependulum", "reacher")
     return _paper(env, platform) | {
+        "exploration_noise": 0.1,
+        "target_noise": 0.2,
+        "target_noise_clip": 0.5,
         "batch_size": 256,
         "hidden_sizes": (256, 256),
         "actor_lr": 3e-4,
