@@ -261,6 +261,13 @@ class Config:
         may_change=True,
         varies=True,
     )
+    film: bool = option(
+        False,
+        "saving",
+        "a film of the policy at the end, as `td3-brax render` makes it",
+        may_change=True,
+        varies=True,
+    )
     checkpoint_every_min: float = option(
         5.0,
         "saving",

@@ -80,12 +80,15 @@ def interval(returns: np.ndarray) -> tuple[float, float]:
     return float(returns.mean()) - half, float(returns.mean()) + half
 
 
-def run_parser(command: str, description: str | None, episodes: int) -> Parser:
-    """The options that scoring commands share."""
+def run_parser(command: str, description: str | None, episodes: int, of_what: str = "") -> Parser:
+    """The options that commands about a saved policy share."""
     parser = Parser(prog=f"td3-brax {command}", description=description, allow_abbrev=False)
     parser.add_argument("run", help="a run's folder")
     parser.add_argument(
-        "--episodes", type=above_zero, default=episodes, help=f"episodes to play (default: {episodes})"
+        "--episodes",
+        type=above_zero,
+        default=episodes,
+        help=of_what or f"episodes to play (default: {episodes})",
     )
     parser.add_argument("--seed", type=whole, default=0, help="of the initial states (default: 0)")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="policy (default: best)")

@@ -18,12 +18,13 @@ import numpy as np
 from td3_brax import __version__, checkpoint, loop, plan, shards
 from td3_brax.config import BRAX_TASKS, Config
 from td3_brax.envs.registry import make_task
+from td3_brax.envs.task import Task
 from td3_brax.evaluate import Scores, greedy_returns
 from td3_brax.networks import OBS_CLIP, deviation
 from td3_brax.policy import Policy
 from td3_brax.population import make_hyper, make_hypers, make_keys
 from td3_brax.shards import Layout
-from td3_brax.state import Member
+from td3_brax.state import Member, ObsStats, Params
 from td3_brax.tracking import Report, duration
 
 MOST_CUT = 0.05
@@ -214,20 +215,23 @@ class Program:
     def policy(self, place: int, meta: Mapping[str, Any]) -> Policy:
         """A member's present policy, for a file."""
         members = self.state.members
-        actor, stats = jax.device_get(
-            jax.tree.map(lambda x: x[place], (members.learner.actor_eval, members.obs_stats))
-        )
-        layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(self.config.hidden_sizes) + 1)]
-        scaled = self.config.normalize_obs
-        size = self.task.obs_size
-        return Policy(
-            env=self.config.env,
-            weights=tuple(np.asarray(layer["kernel"]) for layer in layers),
-            biases=tuple(np.asarray(layer["bias"]) for layer in layers),
-            obs_mean=np.asarray(stats.mean if scaled else np.zeros(size), np.float32),
-            obs_deviation=np.asarray(deviation(stats) if scaled else np.ones(size), np.float32),
-            obs_clip=OBS_CLIP if scaled else math.inf,
-            action_low=self.task.action_low,
-            action_high=self.task.action_high,
-            meta={"version": __version__, **meta},
-        )
+        now = (members.learner.actor_eval, members.obs_stats)
+        actor, stats = jax.device_get(jax.tree.map(lambda x: x[place], now))
+        return policy_of(self.config, self.task, actor, stats, meta)
+
+
+def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]) -> Policy:
+    """An actor with the statistics of its observations, on the host, for a file."""
+    layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(config.hidden_sizes) + 1)]
+    scaled, size = config.normalize_obs, task.obs_size
+    return Policy(
+        env=config.env,
+        weights=tuple(np.asarray(layer["kernel"]) for layer in layers),
+        biases=tuple(np.asarray(layer["bias"]) for layer in layers),
+        obs_mean=np.asarray(stats.mean if scaled else np.zeros(size), np.float32),
+        obs_deviation=np.asarray(deviation(stats) if scaled else np.ones(size), np.float32),
+        obs_clip=OBS_CLIP if scaled else math.inf,
+        action_low=task.action_low,
+        action_high=task.action_high,
+        meta={"version": __version__, **meta},
+    )

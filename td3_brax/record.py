@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +21,9 @@ from td3_brax.schedule import make_schedule
 from td3_brax.tracking import JsonLines, Report
 from td3_brax.wandb_run import WandbRun
 
-POLICIES = ("policy_best.npz", "policy_last.npz")
+POLICIES = ("policy_early.npz", "policy_best.npz", "policy_last.npz")
+EARLY = 0.2
+"""Share of the run after which the first evaluation keeps its policy, to look back at."""
 
 
 class Record:
@@ -80,6 +84,8 @@ class Record:
         if state.return_mean > state.best:
             state.best, state.best_env_steps = state.return_mean, state.env_steps
             names.append("policy_best.npz")
+        if state.env_steps >= EARLY * self.schedule.total_env_steps and not (self.out / POLICIES[0]).exists():
+            names.append(POLICIES[0])
         made = policy({"env_steps": state.env_steps, "return_mean": state.return_mean})
         for name in names:
             try:
@@ -106,12 +112,23 @@ class Record:
         except OSError as error:
             self.line(f"warning: {out / 'curve.png'}: {error.strerror}; not saved")
 
+    def film(self) -> None:
+        """A film, by a process of its own that leaves the accelerator alone."""
+        argv = [sys.executable, "-m", "td3_brax", "render", str(self.out), "--which=last"]
+        done = subprocess.run(
+            argv, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+        )
+        said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+        self.line(f"{'film' if done.returncode == 0 else 'warning: no film'}: {said[-1] if said else ''}")
+
     def close(self, code: int, preempted: bool, summary: Mapping[str, Any]) -> None:
-        """End the W&B run, if there is one, with what the run came to and where its time went."""
+        """The film, if one is asked for; then end the W&B run, if there is one, with what the run came to."""
+        if self.config.film and not preempted and (self.out / POLICIES[-1]).exists():
+            self.film()
         if not self.wandb:
             return
         best = self.outcome.best if math.isfinite(self.outcome.best) else None
-        files = [path for name in ("curve.png", *POLICIES) if (path := self.out / name).exists()]
+        files = [path for name in ("curve.png", "film.mp4", *POLICIES) if (path := self.out / name).exists()]
         times = {"wall_s": self.outcome.wall_s, "time/track_s": self.tracked_s}
         whole = {"eval/return_best": best, **times, **summary}
         if left := self.wandb.close(code, preempted, whole, files):

@@ -187,7 +187,7 @@ class WandbRun:
         return f"warning: W&B: {self._why_offline}" if self._why_offline else ""
 
     def _send(self, run: Any, files: Sequence[Path]) -> None:
-        """The curve as a picture, the policies as an artifact, which a server may refuse."""
+        """The curve as a picture, the film, the policies as an artifact, which a server may refuse."""
         import wandb
 
         try:
@@ -195,6 +195,8 @@ class WandbRun:
             for path in files:
                 if path.suffix == ".png":
                     run.log({"curve": wandb.Image(str(path))})
+                elif path.suffix == ".mp4":
+                    run.log({"film": wandb.Video(str(path), format="mp4")})
                 else:
                     artifact.add_file(str(path))
             run.log_artifact(artifact)

@@ -84,7 +84,7 @@ def kept(printed: str) -> list[dict[str, float]]:
 
 def plain(line: dict[str, float]) -> dict[str, float]:
     """A report without what the client adds, and without the curve."""
-    return {k: v for k, v in line.items() if not k.startswith("_") and not k.startswith("curve")}
+    return {k: v for k, v in line.items() if not k.startswith(("_", "curve", "film"))}
 
 
 def test_a_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:

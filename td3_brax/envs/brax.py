@@ -46,4 +46,4 @@ class BraxTask(WrappedTask):
                 if "Unsupported backend" not in str(error):
                     raise
                 raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
-        super().__init__(name, env)
+        super().__init__(name, env, env.sys.mj_model, lambda state: state.pipeline_state.q)

@@ -84,6 +84,11 @@ class GymnasiumTask:
             reward, terminated = self.judge(state, new, control)
         return Step(state=new, obs=self.observe(after, seen), reward=reward, terminated=terminated)
 
+    def shown(self, state: State, action: jax.Array) -> tuple[Step, jax.Array]:
+        """See :class:`td3_brax.envs.task.Task`."""
+        out = self.step(state, action)
+        return out, out.state.physics.qpos
+
     # What a task is, for those below to say.
 
     def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:

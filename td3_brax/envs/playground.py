@@ -48,7 +48,7 @@ class PlaygroundTask(WrappedTask):
                         "env_args", key, f"{name} takes {', '.join(known)}{nearest(key, known)}"
                     )
             env = registry.load(name, config_overrides={"impl": "jax"} | dict(args))
-        super().__init__(PLAYGROUND + name, env, own_observation)
+        super().__init__(PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, own_observation)
 
 
 def own_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:

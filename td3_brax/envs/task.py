@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import flax.struct
 import jax
+import mujoco
 import numpy as np
 
 
@@ -35,6 +36,10 @@ class Task(Protocol):
     """[A]"""
     open_loops: bool
     """Whether ``step`` holds a loop whose trip count the compiler does not know."""
+    model: mujoco.MjModel
+    """For pictures."""
+    dt: float
+    """Seconds of simulated time in a step."""
 
     def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
         """A newly drawn initial state and its observation [O]."""
@@ -42,4 +47,8 @@ class Task(Protocol):
 
     def step(self, state: Any, action: jax.Array) -> Step:
         """One step with an action [A] in [-1, 1]."""
+        ...
+
+    def shown(self, state: Any, action: jax.Array) -> tuple[Step, jax.Array]:
+        """:meth:`step`, and the model's positions [nq] after it, for pictures."""
         ...

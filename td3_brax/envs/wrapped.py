@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 from jax.interpreters import partial_eval
 
@@ -24,12 +25,22 @@ class WrappedTask:
     ``done``, as a :class:`td3_brax.envs.task.Task`.
 
     Args:
+        model: that it simulates.
+        positions: of a state, that model's [nq].
         observe: which array of the state's ``obs`` is the observation [O].
     """
 
-    def __init__(self, name: str, env: Any, observe: Callable[[Any], jax.Array] = lambda obs: obs) -> None:
+    def __init__(
+        self,
+        name: str,
+        env: Any,
+        model: mujoco.MjModel,
+        positions: Callable[[Any], jax.Array],
+        observe: Callable[[Any], jax.Array] = lambda obs: obs,
+    ) -> None:
         self.name = name
-        self._env = env
+        self.model, self.dt = model, float(env.dt)
+        self._env, self._positions = env, positions
         self._observe = observe
         self.action_size = int(env.action_size)
         self.action_low = -np.ones(self.action_size, np.float32)
@@ -55,14 +66,24 @@ class WrappedTask:
 
     def step(self, state: list[jax.Array], action: jax.Array) -> Step:
         """See :class:`td3_brax.envs.task.Task`."""
+        return self._step(state, action)[0]
+
+    def shown(self, state: list[jax.Array], action: jax.Array) -> tuple[Step, jax.Array]:
+        """See :class:`td3_brax.envs.task.Task`."""
+        out, after = self._step(state, action)
+        return out, self._positions(after)
+
+    def _step(self, state: list[jax.Array], action: jax.Array) -> tuple[Step, Any]:
+        """A step, and the library's full state after it."""
         with precise():
             after = self._env.step(self._expand(state), action)
-        return Step(
+        out = Step(
             state=self._compact(after),
             obs=self._observe(after.obs),
             reward=after.reward,
             terminated=after.done > 0.5,
         )
+        return out, after
 
     def _compact(self, state: Any) -> list[jax.Array]:
         return [leaf for leaf, live in zip(jax.tree.leaves(state), self._live, strict=True) if live]

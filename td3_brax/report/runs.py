@@ -193,6 +193,8 @@ def _plain(records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[R
         if record["type"] in ("run", "config"):
             config |= record[record["type"]].get("config", record[record["type"]]).get("update", {})
         elif record["type"] == "history":
-            report = {k: v for k, v in record["history"]["item"].items() if not k.startswith(("_", "curve"))}
+            report = {
+                k: v for k, v in record["history"]["item"].items() if not k.startswith(("_", "curve", "film"))
+            }
             reports += [report] if report else []
     return {name: value for name, value in config.items() if not name.startswith("_")}, reports

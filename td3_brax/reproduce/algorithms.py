@@ -66,6 +66,7 @@ def algorithm_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> str | No
         "eval_every",
         "eval_episodes",
         "wandb",
+        "film",
         "checkpoint_every_min",
         "checkpoint_keep",
         "checkpoint_replay",
