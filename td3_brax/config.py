@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ GYMNASIUM_TASKS = tuple(
 )
 PLAYGROUND = "playground:"
 """Before the name of a task of MuJoCo Playground."""
+OWN = re.compile(r"(?!playground:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""A task of somebody's own: a module and what to call in it, as ``my_tasks:Hover``."""
 MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 PRESETS = ("quick", "paper", "author", "ddpg")
@@ -79,7 +82,7 @@ def option(
     at_most: float | None = None,
     choices: tuple[str, ...] = (),
     words: Mapping[str, int] | None = None,
-    prefix: str = "",
+    patterns: Mapping[str, re.Pattern[str]] | None = None,
     mapping: bool = False,
     may_change: bool = False,
     varies: bool = False,
@@ -87,7 +90,7 @@ def option(
     """A dataclass field with what the command line says of it and the values (or words) it allows.
 
     Args:
-        prefix: a beginning that makes any value one of the choices.
+        patterns: what makes a value one of the choices too, each by what it looks like.
         mapping: whether the text is a JSON object.
         may_change: whether a run that goes on may have another value than before.
         varies: whether members of one program may differ in it.
@@ -100,7 +103,7 @@ def option(
             "help": help,
             "choices": choices,
             "words": words or {},
-            "prefix": prefix,
+            "patterns": patterns or {},
             "mapping": mapping,
             "may_change": may_change,
             "varies": varies,
@@ -139,12 +142,12 @@ class Config:
     env: str = option(
         "ant",
         "task",
-        f"the task: brax's, Gymnasium's (-v), or {PLAYGROUND}NAME",
+        "the task: brax's, Gymnasium's (-v), MuJoCo Playground's, or one of your own",
         choices=BRAX_TASKS + GYMNASIUM_TASKS,
-        prefix=PLAYGROUND,
+        patterns={f"{PLAYGROUND}NAME": re.compile(f"{PLAYGROUND}.*"), "MODULE:NAME": OWN},
     )
     env_args: str = option(
-        "", "task", 'arguments of a Gymnasium task, such as {"ctrl_cost_weight": 0.1}', mapping=True
+        "", "task", 'the task\'s own arguments, such as {"ctrl_cost_weight": 0.1}', mapping=True
     )
     backend: str = option("mjx", "task", "physics of a brax task", choices=BACKENDS)
     num_envs: int = option(128, "task", "environments that step together", above=0)
@@ -338,13 +341,13 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fiel
 def names_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
     """What an option that takes names allows, with a pattern for those that are not listed."""
     meta = field.metadata
-    return (*meta["choices"], *([meta["prefix"] + "NAME"] if meta["prefix"] else []))
+    return (*meta["choices"], *meta["patterns"])
 
 
 def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
     """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
     meta = field.metadata
-    given = meta["prefix"] and str(value).startswith(meta["prefix"])
+    given = any(pattern.fullmatch(str(value)) for pattern in meta["patterns"].values())
     names = names_of(field)
     if names and value not in meta["choices"] and not given:
         allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"

@@ -77,15 +77,20 @@ def machine() -> dict[str, str]:
     return {"td3-brax": __version__, "Python": python_version(), **versions, "device": f"{name}, {count}"}
 
 
-def on_devices(config: Config) -> Config:
+def on_devices(config: Config, asked: bool = True) -> Config:
     """``config`` with the number of devices in place of ``all``.
 
+    Args:
+        asked: whether its number is somebody's wish; a preset's gives way where JAX, which may have started
+            before, has one only.
     Raises:
         ConfigError: fewer are there than it asks for.
     """
     import jax
 
     there = len(jax.devices())
+    if config.devices > there and not asked:
+        return dataclasses.replace(config, devices=1)
     if config.devices > there:
         raise ConfigError("devices", config.devices, f"there {'is' if there == 1 else 'are'} {there}")
     return dataclasses.replace(config, devices=config.devices or there)

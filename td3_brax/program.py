@@ -82,7 +82,7 @@ class Program:
         def score(all_members: Member, keys: jax.Array) -> Scores:
             return self.loop.over_members(greedy, keys.shape[0])(all_members, keys)
 
-        scoring = self._jit(score, (members, layout.episodes), layout.episodes)
+        scoring = self._jit(score, (state.members, layout.episodes), layout.episodes)
         many = f"{layout.devices} of " if layout.devices > 1 else ""
         line(f"compiling for {many}{device.device_kind}")
         began = time.perf_counter()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -95,26 +96,58 @@ class JsonLines:
         os.close(self._file)
 
 
+class TerminalBar:
+    """A line at the bottom of a terminal."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        columns = BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}")
+        self._progress = Progress(*columns, console=console)
+        self._task = self._progress.add_task("", total=total)
+        self._progress.start()
+
+    def show(self, done: int, text: str) -> None:
+        """Move to ``done`` and say ``text``."""
+        self._progress.update(self._task, completed=done, description=text)
+
+    def close(self) -> None:
+        """Leave it as it stands."""
+        self._progress.stop()
+
+
+class NotebookBar:
+    """An output of a notebook's cell that is replaced as the run goes on."""
+
+    def __init__(self, total: int) -> None:
+        from IPython import display
+
+        self._total, self._html = total, display.HTML
+        self._shown = display.display(self._html(""), display_id=True)
+
+    def show(self, done: int, text: str) -> None:
+        """Move to ``done`` and say ``text``."""
+        self._shown.update(self._html(f'<progress value="{done}" max="{self._total}"></progress> {text}'))
+
+    def close(self) -> None:
+        """Leave it as it stands."""
+
+
+def in_notebook() -> bool:
+    """Whether this is a notebook's kernel, which shows more than text."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return getattr(shell, "kernel", None) is not None
+
+
 class Display:
-    """Progress for people: a bar on a terminal, plain lines elsewhere."""
+    """Progress for people: a bar on a terminal and in a notebook, plain lines elsewhere."""
 
     def __init__(self, total_env_steps: int) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self.console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
         self._total = total_env_steps
         self._began = time.perf_counter()
         self._first = 0
         self._best = -math.inf
         self._last: float | None = None
-        self._progress: Progress | None = None
-        self._task: Any = None
-        if self.console.is_terminal:
-            self._progress = Progress(
-                BarColumn(bar_width=24),
-                TaskProgressColumn(),
-                TextColumn("{task.description}"),
-                console=self.console,
-            )
-            self._task = self._progress.add_task("compiling", total=total_env_steps)
+        self._bar: TerminalBar | NotebookBar | None = None
 
     def line(self, text: str) -> None:
         """One line of text, above the bar if there is one."""
@@ -123,8 +156,10 @@ class Display:
     def begin(self, env_steps: int = 0, best: float = -math.inf) -> None:
         """Training starts, or goes on, now: rates and time left count from here."""
         self._began, self._first, self._best = time.perf_counter(), env_steps, best
-        if self._progress:
-            self._progress.start()
+        if in_notebook():
+            self._bar = NotebookBar(self._total)
+        elif self.console.is_terminal:
+            self._bar = TerminalBar(self.console, self._total)
 
     def show(self, report: Mapping[str, Any]) -> None:
         """One report: move the bar; a line for an evaluation (for every report without a terminal)."""
@@ -137,21 +172,21 @@ class Display:
             self._last = report["eval/return_mean"]
             self._best = max(self._best, self._last or -math.inf)
         score = "" if self._last is None else f", return {self._last:,.0f} (best {self._best:,.0f})"
-        if self._progress:
+        if self._bar:
             text = f"{steps:,}/{self._total:,} steps, {speed}, {left} left{score}"
-            self._progress.update(self._task, completed=min(steps, self._total), description=text)
+            self._bar.show(min(steps, self._total), text)
         if evaluated:
             self.line(
                 f"{steps:>11,} steps  {duration(report['wall_s']):>12}  greedy return "
                 f"{report['eval/return_mean']:,.0f} +- {report['eval/return_std']:,.0f}, "
                 f"length {report['eval/length_mean']:,.0f}  ({speed}, {left} left)"
             )
-        elif not self._progress:
+        elif not self._bar:
             trained = report["train/return_mean"]
             exploring = "" if trained is None else f"  exploring return {trained:,.0f}"
             self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}{exploring}  ({speed})")
 
     def close(self) -> None:
         """Leave the bar as it stands."""
-        if self._progress:
-            self._progress.stop()
+        if self._bar:
+            self._bar.close()

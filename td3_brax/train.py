@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,14 @@ class Signals:
     Before training: leave at once. While training: after the chunk; more of them do no harm.
     The handler acts by itself, rather than by raising: an exception raised inside a library's import or
     callback may be swallowed there. Outside the main thread, where Python takes no signals, it does nothing.
+
+    Args:
+        alone: whether the process is the command's own. In somebody's program, such as a notebook, SIGTERM
+            is theirs, and Ctrl-C before training is a KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
+        self.alone = alone
         self.code = 0
         """What was asked for: ``INTERRUPTED``, ``PREEMPTED``, or 0 for neither yet."""
         self.training = False
@@ -57,7 +62,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, signal.SIGTERM)[: 1 + self.alone]:
                 self._before[number] = signal.signal(number, self._act)
         return self
 
@@ -72,6 +77,8 @@ class Signals:
     def _act(self, number: int, _: object) -> None:
         code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
         if not self.training:
+            if not self.alone:
+                raise KeyboardInterrupt
             if self.new is not None:
                 folder.discard(self.new)
             _say("td3-brax: stopped before training began; nothing is lost")
@@ -81,12 +88,19 @@ class Signals:
             self.code = code
 
 
+Callback = Callable[[Report], object]
+"""Takes each report (a line of ``metrics.jsonl``); one that returns True stops the run, as Ctrl-C does."""
+
+
 class Run:
     """A run in its folder, from its first chunk or from a checkpoint on."""
 
-    def __init__(self, config: Config, out: Path, start: Start | None, began: float) -> None:
+    def __init__(
+        self, config: Config, out: Path, start: Start | None, began: float, callback: Callback | None = None
+    ) -> None:
         """``began``: when the command started (``time.perf_counter``)."""
         self.config, self.out, self.schedule = config, out, make_schedule(config)
+        self._callback = callback
         self.display = Display(self.schedule.total_env_steps)
         self.checkpoints = Checkpoints(out, config.checkpoint_keep)
         self._began = self._saved = self._command = began
@@ -129,14 +143,16 @@ class Run:
         self._saved = time.perf_counter()
         display.begin(state.env_steps, state.best)
         code = 0
-        while not (code or self.record.complete):
-            code = self._chunk(signals)
+        try:
+            while not (code or self.record.complete):
+                code = self._chunk(signals)
+        finally:
+            display.close()
         self.checkpoints.wait()
         self._warn_of_saving()
         if code == 0:
             self.checkpoints.prune(1)
         self.record.log.close()
-        display.close()
         self._close(code)
         times = {"import": self._imported - self._command, "compile": self.program.compile_s}
         times |= {"train": self._trained_s, "eval": self._evaluated_s}
@@ -187,6 +203,8 @@ class Run:
                 f"{state.env_steps:,} steps; that update was not made"
             )
             return DIVERGED
+        if self._callback and self._callback(report) is True:
+            signals.stop()
         code = 0 if record.complete else signals.code
         self._warn_of_saving()
         due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
@@ -273,30 +291,45 @@ def job(argv: Sequence[str]) -> int:
     explicit, resume = parse_train(argv)
     if os.environ.get("WANDB_SWEEP_ID"):
         explicit = {"wandb": "online"} | explicit
+    with Signals() as signals:
+        return launch(explicit, resume, signals, began)[0]
+
+
+def launch(
+    explicit: Mapping[str, Any],
+    resume: str | None,
+    signals: Signals,
+    began: float,
+    callback: Callback | None = None,
+) -> tuple[int, Path]:
+    """Start a run with the options ``explicit``, or go on with one; returns the exit code and its folder.
+
+    Raises:
+        ConfigError: an option that can't be used.
+    """
     run = folder.find(resume, explicit)
     if run is not None:
         explicit = folder.options(run, explicit)
     prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
-    with Signals() as signals:
-        config = on_devices(resolve(explicit, platform()))
-        make_schedule(config)
-        if run is None:
-            return _start(config, signals, began)
-        with folder.hold(run):
-            start = folder.go_on(run, resume == "auto" and config.checkpoint_every_min > 0, print)
-            if start is None:
-                (run / "metrics.jsonl").unlink(missing_ok=True)
-                folder.put_back(run, config, {})
-            return Run(config, run, start, began).train(signals)
+    config = on_devices(resolve(explicit, platform()), asked="devices" in explicit)
+    make_schedule(config)
+    if run is None:
+        return _start(config, signals, began, callback)
+    with folder.hold(run):
+        start = folder.go_on(run, resume == "auto" and config.checkpoint_every_min > 0, print)
+        if start is None:
+            (run / "metrics.jsonl").unlink(missing_ok=True)
+            folder.put_back(run, config, {})
+        return Run(config, run, start, began, callback).train(signals), run
 
 
-def _start(config: Config, signals: Signals, began: float) -> int:
+def _start(config: Config, signals: Signals, began: float, callback: Callback | None) -> tuple[int, Path]:
     """A new run; its folder goes again where it can't begin."""
     out = signals.new = folder.make(config)
     with folder.hold(out):
         try:
-            return Run(config, out, None, began).train(signals)
-        except ConfigError:
+            return Run(config, out, None, began, callback).train(signals), out
+        except (ConfigError, KeyboardInterrupt):
             (out / "metrics.jsonl").unlink(missing_ok=True)
             folder.discard(out)
             raise

@@ -206,6 +206,14 @@ def test_presets_are_the_published_values_on_any_device(preset: str, env: str, p
     assert {name: config[name] for name in expected} == expected
 
 
+def test_the_papers_noise_is_in_the_tasks_units() -> None:
+    """InvertedPendulum's actions reach from -3 to 3; ours and the authors' later code's from -1 to 1."""
+    names = ("exploration_noise", "target_noise", "target_noise_clip")
+    for preset, unit in (("paper", 3.0), ("author", 1.0)):
+        config = asdict(resolve({"preset": preset, "env": "InvertedPendulum-v4"}, "cpu"))
+        assert [config[name] * unit for name in names] == pytest.approx([0.1, 0.2, 0.5])
+
+
 def test_an_explicit_option_wins_over_its_preset() -> None:
     for preset in PRESETS:
         assert resolve({"preset": preset, "batch_size": 77, "tau": 0.5}, "cpu").batch_size == 77

@@ -29,6 +29,7 @@ from td3_brax import evaluate_run, load_policy, train
 from td3_brax.config import FIELDS
 from td3_brax.envs.brax import BraxTask
 from td3_brax.program import Program
+from td3_brax.record import POLICIES
 
 ROOT = Path(train.__file__).parent.parent
 MODULE = [sys.executable, "-m", "td3_brax.train"]
@@ -73,6 +74,8 @@ EVALUATED = {
     "eval/return_std",
     "eval/length_mean",
     "eval/return_best",
+    "eval/q_mean",
+    "eval/q_true",
     "time/eval_s",
 }
 
@@ -152,8 +155,7 @@ def same_policies(a: Path, b: Path) -> bool:
 def test_a_run_writes_its_files(first: Run) -> None:
     assert first.code == 0
     names = {path.name for path in first.out.iterdir()}
-    files = {"config.json", "metrics.jsonl", "curve.png", "policy_best.npz", "policy_last.npz"}
-    assert names == files | {"checkpoints"}
+    assert names == {*POLICIES} | {"about.json", "config.json", "metrics.jsonl", "curve.png", "checkpoints"}
     picture = (first.out / "curve.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture[-8:-4] == b"IEND"

@@ -1,0 +1,1 @@
+"""Programs to start from; each runs as ``python -m td3_brax.examples.NAME``."""

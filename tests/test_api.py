@@ -1,0 +1,225 @@
+"""Training from Python: ``td3_brax.fit``, tasks of one's own, and the examples."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from test_run import OPTIONS, same_policies
+
+import td3_brax
+from td3_brax import tracking, train
+from td3_brax.cli import parse_train
+from td3_brax.config import Config, ConfigError
+from td3_brax.envs.registry import make_task
+from td3_brax.examples import own_task
+from td3_brax.program import Program
+
+SMALL: dict[str, Any] = {
+    name: yaml.safe_load(value) for name, value in (option[2:].split("=") for option in OPTIONS)
+} | {"total_env_steps": 768, "seed": 3}
+OWN = "td3_brax.examples.own_task:SwingUp"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> td3_brax.Result:
+    return td3_brax.fit(**SMALL, out=str(tmp_path_factory.mktemp("fit") / "whole"))
+
+
+def untimed(result: td3_brax.Result) -> list[dict[str, Any]]:
+    return [
+        {k: v for k, v in r.items() if not k.startswith("time/") and k != "wall_s"} for r in result.reports
+    ]
+
+
+def test_it_is_the_command(whole: td3_brax.Result, tmp_path: Path) -> None:
+    out = tmp_path / "command"
+    assert train.main([*OPTIONS, "--total_env_steps=768", "--seed=3", f"--out={out}"]) == 0
+    assert untimed(whole) == untimed(td3_brax.Result(out, 0))
+    assert same_policies(whole.out / "policy_best.npz", out / "policy_best.npz")
+    explicit = parse_train([*OPTIONS, "--total_env_steps=768", "--seed=3"])[0]
+    assert {name: getattr(whole.config, name) for name in explicit} == explicit
+    assert whole.exit_code == 0
+    last = whole.policy("last")
+    assert last.meta["return_mean"] == whole.reports[-1]["eval/return_mean"]
+    assert last(np.zeros(4)).shape == (1,)
+
+
+def test_a_callback_sees_every_report_and_stops_the_run_which_goes_on_bit_for_bit(
+    whole: td3_brax.Result, tmp_path: Path
+) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def third(report: dict[str, Any]) -> bool:
+        seen.append(report)
+        return len(seen) == 3
+
+    first = td3_brax.fit(**SMALL, out=tmp_path / "run", callback=third)
+    assert first.exit_code == train.INTERRUPTED
+    assert [report["env_steps"] for report in seen] == [128, 256, 384]
+    assert "eval/return_mean" in seen[1]
+    assert first.reports[-1]["env_steps"] == 384
+
+    after: list[int] = []
+    second = td3_brax.fit(resume=first.out, callback=lambda report: after.append(report["env_steps"]))
+    assert second.exit_code == 0
+    assert after == [512, 640, 768]
+    assert untimed(second) == untimed(whole)
+    assert same_policies(second.out / "policy_last.npz", whole.out / "policy_last.npz")
+
+
+def test_a_callbacks_error_is_the_callers(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    def broken(report: dict[str, Any]) -> None:
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        td3_brax.fit(**SMALL, out=tmp_path / "run", callback=broken)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+
+
+def test_ctrl_c_before_training_is_the_callers_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Program, "__init__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        td3_brax.fit(**SMALL, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_training_ends_the_run_saved(tmp_path: Path) -> None:
+    def interrupt(report: dict[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    result = td3_brax.fit(**SMALL, out=tmp_path / "run", callback=interrupt)
+    assert result.exit_code == train.INTERRUPTED
+    assert len(result.reports) == 1
+    assert any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"gama": 0.9}, "--gama=0.9: unknown option (did you mean gamma?)"),
+        ({"gamma": "much"}, "--gamma=much: must be a number"),
+        ({"env": "ants"}, "(did you mean ant?)"),
+        ({"env": "no_such_module:Task"}, "can't be imported"),
+        ({"env": "td3_brax.examples.own_task:SwingDown"}, "has no SwingDown (did you mean SwingUp?)"),
+        ({"env": "td3_brax.policy:Policy", "env_args": {"x": 1}}, "td3_brax.policy:Policy: missing"),
+        ({"env": OWN, "env_args": {"gear": 1}}, "unexpected keyword argument 'gear'"),
+        ({"env": OWN, "backend": "spring"}, "runs on mjx only"),
+        ({"env": "pathlib:Path"}, "lacks action_high"),
+    ],
+)
+def test_bad_options_are_one_line_and_write_nothing(
+    options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError) as caught:
+        td3_brax.fit(**options)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_preset_takes_the_one_device_of_a_jax_that_has_started(tmp_path: Path) -> None:
+    """In a notebook JAX may have been used before."""
+    program = (
+        "import jax; assert len(jax.devices()) == 1; import td3_brax; "
+        f"options = { ({k: v for k, v in SMALL.items() if k != 'devices'} | {'total_env_steps': 128})!r}; "
+        f"result = td3_brax.fit(**options, out={str(tmp_path / 'run')!r}); assert result.config.devices == 1"
+    )
+    clean = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, env=clean)
+
+
+def test_the_package_imports_without_jax() -> None:
+    program = "import sys, td3_brax; assert not {'jax', 'yaml', 'rich'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_notebook_shows_progress_in_one_place(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown: list[str] = []
+
+    class Handle:
+        def update(self, html: str) -> None:
+            shown.append(html)
+
+    kernel = types.SimpleNamespace(kernel=object())
+    module = types.ModuleType("IPython")
+    module.get_ipython = lambda: kernel  # type: ignore[attr-defined]
+    module.display = types.SimpleNamespace(HTML=str, display=lambda *_, **__: Handle())  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", module)
+    display = tracking.Display(1000)
+    display.begin()
+    report = {"env_steps": 250, "time/env_steps_per_s": 10.0, "wall_s": 25.0, "train/return_mean": None}
+    display.show(report)
+    display.close()
+    assert len(shown) == 1
+    assert '<progress value="250" max="1000">' in shown[0]
+    assert capsys.readouterr().out == ""
+
+
+# A task of one's own.
+
+
+def test_an_own_task_takes_under_60_lines() -> None:
+    lines = [line for line in Path(own_task.__file__).read_text().splitlines() if line.strip()]
+    assert len(lines) < 60
+
+
+def test_an_own_task_trains_and_is_looked_at(tmp_path: Path) -> None:
+    sizes = {"num_envs": 8, "batch_size": 16, "hidden_sizes": [16], "replay_capacity": 1000, "devices": 1}
+    spans = {"total_env_steps": 512, "report_every": 256, "eval_every": 256, "warmup_env_steps": 64}
+    result = td3_brax.fit(
+        env=OWN,
+        time_limit=20,
+        eval_episodes=2,
+        checkpoint_every_min=0,
+        out=tmp_path / "run",
+        **sizes,
+        **spans,
+    )
+    assert result.exit_code == 0
+    for report in result.reports:
+        assert 0 <= report["eval/return_mean"] <= 20
+    command = [sys.executable, "-m", "td3_brax"]
+    clean = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    for job in (
+        ["eval", str(result.out), "--episodes=2"],
+        ["render", str(result.out), "--html", "--seconds=1"],
+    ):
+        subprocess.run([*command, *job], check=True, timeout=300, env=clean)
+    assert (result.out / "viewer.html").stat().st_size > 10_000
+
+
+def test_an_own_task_is_found_in_the_working_directory_and_takes_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_tasks.py").write_text(
+        "from td3_brax.examples.own_task import SwingUp\n\n\n"
+        "class Longer(SwingUp):\n"
+        "    def __init__(self, dt=0.04):\n"
+        "        super().__init__()\n"
+        "        self.dt = dt\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    explicit = parse_train(["--env=my_tasks:Longer", "--env_args", json.dumps({"dt": 0.1})])[0]
+    assert make_task(Config(**explicit)).dt == 0.1
