@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -113,13 +111,11 @@ class Record:
             self.line(f"warning: {out / 'curve.png'}: {error.strerror}; not saved")
 
     def film(self) -> None:
-        """A film, by a process of its own that leaves the accelerator alone."""
-        argv = [sys.executable, "-m", "td3_brax", "render", str(self.out), "--which=last"]
-        done = subprocess.run(
-            argv, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
-        )
-        said = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
-        self.line(f"{'film' if done.returncode == 0 else 'warning: no film'}: {said[-1] if said else ''}")
+        """A film of the policy."""
+        from td3_brax.render.run import film_of
+
+        made, said = film_of(self.out, "--which=last")
+        self.line(f"{'film' if made else 'warning: no film'}: {said}")
 
     def close(self, code: int, preempted: bool, summary: Mapping[str, Any]) -> None:
         """The film, if one is asked for; then end the W&B run, if there is one, with what the run came to."""

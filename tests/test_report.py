@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import math
@@ -101,6 +102,17 @@ def test_what_a_page_says_is_what_numpy_says(trials: dict[str, np.ndarray], tmp_
         said = last[ALGORITHMS[algo].title]["average of the last 10 evaluations"]
         assert said == f"{ends.mean():,.0f} ± {ends.std():,.0f}"
     assert len(rows(tmp_path / "report" / "evaluations.csv")) == 7 * 30
+
+
+def test_the_film_of_the_best_run_is_on_the_page(tmp_path: Path) -> None:
+    for name, returns in {"worse": [1.0, 2.0], "best": [1.0, 9.0], "unfilmed": [1.0, 99.0]}.items():
+        folder = made(tmp_path / name, returns, seed=len(name))
+        if name != "unfilmed":
+            (folder / "film.mp4").write_bytes(f"film of {name}".encode())
+    assert run.main([str(tmp_path)]) == 0
+    page = (tmp_path / "report.html").read_text()
+    films = [base64.b64decode(data) for data in re.findall('data:video/mp4;base64,([^"]+)', page)]
+    assert films == [b"film of best"]
 
 
 class Outside(HTMLParser):

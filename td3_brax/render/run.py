@@ -15,13 +15,15 @@ from td3_brax.evaluate_run import above_zero, load, run_parser
 from td3_brax.policy import Policy, PolicyError, load_policy
 
 GRAPHICS = ("egl", "osmesa")
+OFF = ("disable", "disabled", "off", "false", "0")
+"""What MuJoCo takes for no graphics."""
 PROBE = "import mujoco; context = mujoco.GLContext(16, 16); context.make_current(); context.free()"
 
 
 def graphics() -> str:
     """What MuJoCo can draw with, without a screen; the user's own ``MUJOCO_GL`` is not questioned."""
-    if os.environ.get("MUJOCO_GL"):
-        return os.environ["MUJOCO_GL"]
+    if own := os.environ.get("MUJOCO_GL"):
+        return "" if own.lower() in OFF else own
     for name in GRAPHICS:
         done = subprocess.run(
             [sys.executable, "-c", PROBE], env={**os.environ, "MUJOCO_GL": name}, capture_output=True
@@ -102,6 +104,19 @@ def job(argv: Sequence[str]) -> int:
         return fail(f"--out={out}: can't be written ({error.strerror or error})")
     print(f"{out} and {gif.name}: {count} frames, drawn with {drawn.upper()}")
     return 0
+
+
+def film_of(run: Path, *options: str) -> tuple[bool, str]:
+    """Make one by a process of its own, which leaves the accelerator alone.
+
+    Returns:
+        whether it did, and its last line.
+    """
+    argv = [sys.executable, "-m", "td3_brax", "render", str(run), *options]
+    done = subprocess.run(argv, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
+    made = done.returncode == 0
+    lines = (done.stdout if made else done.stderr).strip().splitlines()
+    return made, lines[-1] if lines else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,7 +16,8 @@ from td3_brax.config import GYMNASIUM_TASKS, Config, ConfigError, nearest, show
 from td3_brax.device import cores, platform, prepare_jax
 from td3_brax.policy import load_policy
 from td3_brax.presets import resolve
-from td3_brax.report.page import Page
+from td3_brax.render.run import film_of
+from td3_brax.report.page import FILM, Page
 from td3_brax.report.runs import RunsError, find, group
 from td3_brax.report.stats import curves, interval, iqm
 from td3_brax.reproduce import paper
@@ -249,6 +250,7 @@ def _train(part: Part, asked: Asked, signals: Signals) -> int:
         return 0
     for one in part.jobs:
         score(part.out / f"{one.number:03d}", one.config)
+    film(part)
     if asked.wandb != "disabled":
         aggregate(part)
     return int(any(end.code for end in journal.ends.values()))
@@ -269,6 +271,17 @@ def score(run: Path, config: Config) -> None:
         "episodes": EPISODES,
     }
     folder.write_whole(path, (json.dumps(scored, indent=2) + "\n").encode())
+
+
+def film(part: Part) -> None:
+    """One of TD3's best trial, where drawing is possible."""
+    if part.algo != "td3":
+        return
+    runs = find([str(part.out)])
+    best = max(runs, key=lambda run: max(r["eval/return_mean"] for r in run.evaluations))
+    if not any((Path(run.name) / FILM).exists() for run in runs):
+        made, said = film_of(Path(best.name), "--seconds=10")
+        _line(f"{'film' if made else 'note: no film'}: {said}")
 
 
 def aggregate(part: Part) -> None:
