@@ -29,7 +29,8 @@ def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None
     added = [flag for flag in wanted if flag.partition("=")[0] not in flags]
     os.environ["XLA_FLAGS"] = " ".join([flags, *added]).strip()
     files = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
-    if importlib.util.find_spec("jax_cuda13_plugin") and not any(map(os.path.exists, files)):
+    plugin = any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin")))
+    if plugin and not any(map(os.path.exists, files)):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")  # the plugin would report at length that it found none
     import jax
 
