@@ -7,7 +7,8 @@
 # all. Ctrl-C and SIGTERM reach every sweep, and no other starts. The exit code is that of the last that failed.
 set -uo pipefail
 
-IFS=', ' read -r -a free <<<"${CUDA_VISIBLE_DEVICES:-$(nvidia-smi --query-gpu=index --format=csv,noheader | tr '\n' ' ')}"
+all() { nvidia-smi --query-gpu=index --format=csv,noheader | tr '\n' ' '; }
+IFS=', ' read -r -a free <<<"${CUDA_VISIBLE_DEVICES:-$(all)}"
 if ((${#free[@]} == 0 || $# == 0)); then
     echo "sweep-agents: needs GPUs (found ${#free[@]}) and sweeps' files or folders (given $#)" >&2
     exit 2
