@@ -304,13 +304,8 @@ def test_a_grid_without_wandb(tmp_path: Path) -> None:
         assert [line["env_steps"] for line in lines] == [128, 256, 384, 512]
         assert float(score) == pytest.approx(max(line["eval/return_best"] for line in lines[1::2]), abs=0.06)
         assert (steps, end) == ("512", "done")
-        assert {f.name for f in folder.iterdir()} == {
-            "config.json",
-            "metrics.jsonl",
-            "curve.png",
-            "policy_best.npz",
-            "policy_last.npz",
-        }
+        files = {"about.json", "config.json", "metrics.jsonl", "curve.png"}
+        assert {f.name for f in folder.iterdir()} == files | {*POLICIES}
         scores.append(float(score))
     assert len(rows) == 4
     assert scores == sorted(scores, reverse=True)

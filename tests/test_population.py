@@ -30,7 +30,9 @@ CONFIGS = [
 
 def test_every_option_that_varies_is_data_of_the_program() -> None:
     """All of ``Hyper`` comes from options that vary; of the others that vary, the program knows nothing."""
-    host = {"preset", "out", "wandb", "on_nonfinite"} | {n for n in FIELDS if n.startswith("checkpoint_")}
+    host = {"preset", "out", "wandb", "film", "on_nonfinite"} | {
+        n for n in FIELDS if n.startswith("checkpoint_")
+    }
     data = {field.name for field in dataclasses.fields(Hyper)} - {"learn_from"}
     varies = {name for name, field in FIELDS.items() if field.metadata["varies"]}
     assert varies == data | host | {"seed", "update_during_warmup"}

@@ -7,6 +7,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import mujoco
 import numpy as np
 import pytest
 
@@ -28,6 +29,7 @@ class Walk:
     """Steps on a line; ``trail`` is written and never read, and a robot sees less than its teacher."""
 
     action_size = 1
+    dt = 0.5
 
     def reset(self, key: jax.Array) -> State:
         return self._at(jax.random.uniform(key, (1,)), jnp.zeros(50), jnp.zeros((), int))
@@ -42,7 +44,9 @@ class Walk:
 
 
 def test_a_named_observation_is_the_robots_own_and_only_what_is_read_is_kept() -> None:
-    task = WrappedTask("walk", Walk(), own_observation)
+    model = mujoco.MjModel.from_xml_string("<mujoco/>")
+    task = WrappedTask("walk", Walk(), model, lambda state: state.place, own_observation)
+    assert task.dt == 0.5
     assert (task.obs_size, task.action_size, task.open_loops) == (1, 1, False)
     state, obs = task.reset(jax.random.key(0))
     assert sorted(x.shape for x in jax.tree.leaves(state)) == [(), (1,)]
@@ -53,6 +57,8 @@ def test_a_named_observation_is_the_robots_own_and_only_what_is_read_is_kept() -
         np.testing.assert_allclose(out.obs, [place], rtol=1e-6)
         assert float(out.reward) == pytest.approx(-place - 0.1 * count)
         assert bool(out.terminated) == (place > 3)
+    out, shown = task.shown(state, jnp.ones(1))
+    np.testing.assert_allclose(shown, out.obs)
 
 
 def test_an_observation_without_a_name_is_taken_whole() -> None:
