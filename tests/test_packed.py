@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from standin import StandIn
-from test_resume import POLICIES, untimed
+from test_resume import untimed
 from test_run import same_policies, wait_for
 from test_wandb import sent, written
 
@@ -25,6 +25,7 @@ from td3_brax import device
 from td3_brax.cli import parse_train
 from td3_brax.config import Config
 from td3_brax.presets import PLATFORMS, resolve
+from td3_brax.record import POLICIES
 from td3_brax.sweep import agents, file, journal, run
 from td3_brax.sweep.file import SweepError
 

@@ -23,10 +23,10 @@ from td3_brax import checkpoint, folder, loop, train
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic
 from td3_brax.population import make_hyper
+from td3_brax.record import POLICIES
 from td3_brax.state import Batch
 
 LONG = ["--total_env_steps=38400", "--eval_every=2560", "--checkpoint_every_min=0.005"]
-POLICIES = ("policy_best.npz", "policy_last.npz")
 
 
 def untimed(out: Path) -> list[dict[str, Any]]:
