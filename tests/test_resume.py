@@ -68,7 +68,7 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(whole: Path, tmp_path: Path, 
     for _ in range(2):
         before = lines(out)
         with started(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            wait_for(lambda before=before: lines(out) > before + 3, process, 120)
+            wait_for(lambda before=before: lines(out) > before + 3 and checkpoint.saved(out), process, 120)
             time.sleep(rng.uniform(0, 0.6))
             for _ in range(2):  # a second signal does no harm
                 process.send_signal(number)
