@@ -189,6 +189,14 @@ class Config:
     hidden_sizes: tuple[int, ...] = option(
         (256, 256), "networks", "units of each hidden layer, actor and critics", above=0
     )
+    critic: str = option(
+        "mlp",
+        "networks",
+        "the critics' network: layers of hidden_sizes, or one of your own, made with hidden_sizes, outputs "
+        "and compute_dtype",
+        choices=("mlp",),
+        patterns={"MODULE:NAME": OWN},
+    )
     num_atoms: int = option(
         1, "networks", "atoms of the critics' value distribution (1: a number, as in the paper)", above=0
     )

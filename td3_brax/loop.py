@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -21,7 +22,8 @@ from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.envs.vector import VectorEnv
 from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
+from td3_brax.networks import MLP, Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
+from td3_brax.own import imported
 from td3_brax.population import make_hypers, make_keys, over_members
 from td3_brax.schedule import Schedule, make_schedule
 from td3_brax.shards import index, mean, own_key, total
@@ -226,7 +228,7 @@ def build(config: Config, task: Task, side_by_side: bool = True) -> Loop:
     Args:
         side_by_side: see :func:`td3_brax.population.over_members`.
     Raises:
-        ConfigError: an update ratio that the number of environments can't meet.
+        ConfigError: an update ratio that the number of environments can't meet, or a network that is none.
     """
     parts = config.devices
     limit, spread = config.episode_limit, config.spread_phases
@@ -234,7 +236,13 @@ def build(config: Config, task: Task, side_by_side: bool = True) -> Loop:
         env=VectorEnv(task, config.num_envs // parts, limit, spread),
         td3=TD3(
             Actor(config.hidden_sizes, task.action_size, config.compute_dtype),
-            Critic(config.hidden_sizes, config.num_critics, config.num_atoms, config.compute_dtype),
+            Critic(
+                config.hidden_sizes,
+                config.num_critics,
+                config.num_atoms,
+                config.compute_dtype,
+                MLP if config.critic == "mlp" else imported("critic", config.critic, nn.Module),
+            ),
             config.policy_delay,
             parts,
         ),

@@ -143,12 +143,14 @@ class Critic(nn.Module):
     num_critics: int
     num_atoms: int = 1
     compute_dtype: str = "float32"
+    network: type[nn.Module] = MLP
+    """Of each, made as an :class:`MLP` is."""
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
         """See the class."""
         ensemble = nn.vmap(
-            MLP,
+            self.network,
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=None,  # every critic sees the same input

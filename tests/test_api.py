@@ -17,7 +17,7 @@ import yaml
 from test_run import OPTIONS, same_policies
 
 import td3_brax
-from td3_brax import tracking, train
+from td3_brax import checkpoint, tracking, train
 from td3_brax.cli import parse_train
 from td3_brax.config import Config, ConfigError
 from td3_brax.envs.registry import make_task
@@ -123,6 +123,8 @@ def test_ctrl_c_while_training_ends_the_run_saved(tmp_path: Path) -> None:
         ({"env": OWN, "env_args": {"gear": 1}}, "unexpected keyword argument 'gear'"),
         ({"env": OWN, "backend": "spring"}, "runs on mjx only"),
         ({"env": "pathlib:Path"}, "lacks action_high"),
+        ({"critic": "pathlib:Path"}, "must be a flax.linen.module.Module"),
+        ({"critic": "lstm"}, "must be one of mlp, MODULE:NAME"),
     ],
 )
 def test_bad_options_are_one_line_and_write_nothing(
@@ -207,6 +209,17 @@ def test_an_own_task_trains_and_is_looked_at(tmp_path: Path) -> None:
     ):
         subprocess.run([*command, *job], check=True, timeout=300, env=clean)
     assert (result.out / "viewer.html").stat().st_size > 10_000
+
+
+def test_an_own_network_is_the_critics_own(whole: td3_brax.Result, tmp_path: Path) -> None:
+    own = td3_brax.fit(**SMALL, critic="td3_brax.examples.own_network:Normalized", out=tmp_path / "run")
+    assert own.exit_code == 0
+    assert all(np.isfinite(report["loss/critic"]) for report in own.reports[1:])
+    assert own.reports[1]["loss/critic"] != whole.reports[1]["loss/critic"]
+    arrays = checkpoint.load(checkpoint.saved(own.out)[0])[0]
+    scales = [name for name in arrays if "critic_target" in name and "LayerNorm" in name and "scale" in name]
+    assert [arrays[name].shape for name in sorted(scales)] == [(1, 2, 32)] * 2
+    assert own.policy("last")(np.zeros(4)).shape == (1,)
 
 
 def test_an_own_task_is_found_in_the_working_directory_and_takes_arguments(

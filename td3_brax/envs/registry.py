@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from td3_brax.config import BRAX_TASKS, GYMNASIUM_TASKS, PLAYGROUND, Config, ConfigError, nearest
+from td3_brax.config import BRAX_TASKS, GYMNASIUM_TASKS, PLAYGROUND, Config, ConfigError
 from td3_brax.envs.task import Task
+from td3_brax.own import imported
 
 
 def make_task(config: Config) -> Task:
@@ -37,17 +35,8 @@ def make_task(config: Config) -> Task:
 
 
 def _own(name: str, args: Mapping[str, Any]) -> Task:
-    """What ``MODULE:NAME`` makes of ``args``; modules of the working directory are found too."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    module, _, attribute = name.partition(":")
-    try:
-        there = vars(importlib.import_module(module))
-    except ImportError as error:
-        raise ConfigError("env", name, f"can't be imported ({error})") from None
-    if attribute not in there:
-        raise ConfigError("env", name, f"{module} has no {attribute}{nearest(attribute, there)}")
-    make = there[attribute]
+    """What ``MODULE:NAME`` makes of ``args``."""
+    make = imported("env", name)
     try:
         inspect.signature(make).bind(**args)
     except TypeError as error:

@@ -1,0 +1,32 @@
+"""A network of one's own for the critics: layers that are normalised before their ReLUs.
+
+python -m td3_brax.examples.own_network
+
+The actor stays what a saved policy is, so that it needs NumPy alone.
+"""
+
+import flax.linen as nn
+import jax
+
+import td3_brax
+
+
+class Normalized(nn.Module):
+    """Observation and action [..., I] -> [..., outputs]; there is one for each critic."""
+
+    hidden_sizes: tuple[int, ...]
+    outputs: int
+    compute_dtype: str
+    """Of products; this one keeps to float32."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """See the class."""
+        for size in self.hidden_sizes:
+            x = nn.relu(nn.LayerNorm()(nn.Dense(size)(x)))
+        return nn.Dense(self.outputs)(x)
+
+
+if __name__ == "__main__":
+    run = td3_brax.fit(critic="td3_brax.examples.own_network:Normalized", seed=0)
+    print(run.policy("best").meta)
