@@ -49,6 +49,7 @@ MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 PRESETS = ("quick", "paper", "author", "ddpg")
 BACKENDS = ("mjx", "generalized", "positional", "spring")
+PHYSICS = ("fast", "mjx")
 
 
 class ConfigError(ValueError):
@@ -150,6 +151,12 @@ class Config:
         "", "task", 'the task\'s own arguments, such as {"ctrl_cost_weight": 0.1}', mapping=True
     )
     backend: str = option("mjx", "task", "physics of a brax task", choices=BACKENDS)
+    physics: str = option(
+        "fast",
+        "task",
+        "of Gymnasium's tasks and brax's on mjx: our own arithmetic where it covers the model, or MJX's",
+        choices=PHYSICS,
+    )
     num_envs: int = option(128, "task", "environments that step together", above=0)
     time_limit: int = option(
         1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0, at_most=MOST

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 
 from td3_brax.config import ConfigError
+from td3_brax.envs.physics import State
 from td3_brax.envs.quiet import quiet, silent
-from td3_brax.envs.wrapped import WrappedTask
+from td3_brax.envs.rigid.physics import RigidPhysics
+from td3_brax.envs.wrapped import WrappedTask, reads
 
 with silent():
     from brax import envs as brax_envs
@@ -36,9 +40,14 @@ class BraxTask(WrappedTask):
     Args:
         name: a name that ``brax.envs`` registers.
         backend: ``mjx``, ``generalized``, ``positional`` or ``spring``.
+        physics: ``fast`` for :class:`RigidPhysics` in place of the ``mjx`` backend's where it gives all that
+            the task reads, or ``mjx``.
     """
 
-    def __init__(self, name: str, backend: str = "mjx") -> None:
+    slow_because: str = ""
+    """Why the physics are not the fast ones, where those were asked for."""
+
+    def __init__(self, name: str, backend: str = "mjx", physics: str = "fast") -> None:
         with quiet():
             try:
                 env = brax_envs.get_environment(name, backend=backend)
@@ -46,4 +55,61 @@ class BraxTask(WrappedTask):
                 if "Unsupported backend" not in str(error):
                     raise
                 raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
+        if backend == "mjx" and physics == "fast":
+            try:
+                env.pipeline_step = _faster(env)
+            except ValueError as error:
+                self.slow_because = str(error)
         super().__init__(name, env, env.sys.mj_model, lambda state: state.pipeline_state.q)
+
+
+GIVEN = (".q", ".qd", ".qpos", ".qvel", ".qacc_warmstart", ".x.pos")
+"""Leaves of brax's state that the fast physics keep up to date."""
+
+
+def read_after(env: Any) -> list[str]:
+    """Which leaves of the pipeline's state ``env`` reads after a step of the pipeline."""
+    state = jax.eval_shape(env.reset, jax.random.key(0))
+    action = jax.ShapeDtypeStruct((env.action_size,), jnp.float32)
+
+    def step(after: Any, state: Any, action: jax.Array) -> Any:
+        stepped = copy.copy(env)
+        stepped.pipeline_step = lambda *_: after
+        out = stepped.step(state, action)
+        return out.obs, out.reward, out.done
+
+    traced = jax.make_jaxpr(step)(state.pipeline_state, state, action).jaxpr
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.pipeline_state)]
+    read = reads(traced, [True] * len(traced.outvars))
+    return [path for path, live in zip(paths, read, strict=False) if live]
+
+
+def _faster(env: Any) -> Any:
+    """``env.pipeline_step`` by :class:`RigidPhysics`.
+
+    Raises:
+        ValueError: what ``env`` has or reads that they lack.
+    """
+    model, option = copy.copy(env.sys.mj_model), env.sys.opt
+    if option.iterations != 1 or option.solver != mujoco.mjtSolver.mjSOL_NEWTON:
+        raise ValueError("a solver other than one iteration of Newton's method")
+    for name in ("timestep", "integrator", "cone", "disableflags", "iterations", "ls_iterations"):
+        setattr(model.opt, name, getattr(option, name))
+    physics = RigidPhysics(model)
+    unknown = [path for path in read_after(env) if path not in GIVEN]
+    if unknown:
+        raise ValueError(f"a task that reads {', '.join(unknown)}")
+
+    def pipeline_step(state: Any, action: jax.Array) -> Any:
+        before = State(qpos=state.qpos, qvel=state.qvel, qacc=state.qacc_warmstart)
+        after, bodies = physics.step(before, None, action, lambda seen: seen.xpos, env._n_frames)
+        return state.replace(
+            q=after.qpos,
+            qd=after.qvel,
+            qpos=after.qpos,
+            qvel=after.qvel,
+            qacc_warmstart=after.qacc,
+            x=state.x.replace(pos=bodies[1:]),
+        )
+
+    return pipeline_step

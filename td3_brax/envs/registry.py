@@ -22,7 +22,7 @@ def make_task(config: Config) -> Task:
     if config.env in GYMNASIUM_TASKS:
         from td3_brax.envs import gymnasium
 
-        return gymnasium.make(config.env, args)
+        return gymnasium.make(config.env, args, config.physics)
     if config.env.startswith(PLAYGROUND):
         from td3_brax.envs.playground import PlaygroundTask
 
@@ -31,7 +31,7 @@ def make_task(config: Config) -> Task:
         return _own(config.env, args)
     from td3_brax.envs.brax import BraxTask
 
-    return BraxTask(config.env, config.backend)
+    return BraxTask(config.env, config.backend, config.physics)
 
 
 def _own(name: str, args: Mapping[str, Any]) -> Task:

@@ -105,11 +105,15 @@ def _live_inputs(step: Any, asked: list[bool]) -> list[bool]:
     live = [False] * len(asked)
     while True:
         used = [a or b for a, b in zip(asked, live, strict=True)]
-        _, reads = partial_eval.dce_jaxpr(step, used)
-        grown = [a or b for a, b in zip(live, reads[: len(asked)], strict=True)]
+        grown = [a or b for a, b in zip(live, reads(step, used), strict=False)]
         if grown == live:
             return live
         live = grown
+
+
+def reads(jaxpr: Any, used: list[bool]) -> list[bool]:
+    """Which inputs the ``used`` outputs of ``jaxpr`` need."""
+    return list(partial_eval.dce_jaxpr(jaxpr, used)[1])
 
 
 def _primitives(jaxpr: Any, seen: set[int]) -> set[str]:

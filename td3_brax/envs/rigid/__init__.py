@@ -1,0 +1,1 @@
+"""Rigid bodies on hinges and slides, every number an array over environments."""

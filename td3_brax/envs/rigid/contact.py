@@ -1,0 +1,274 @@
+"""Contacts of planes, spheres and capsules: which can be, where they are, how stiff they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from td3_brax.envs.constraints import spring
+from td3_brax.envs.rigid.lanes import (
+    Matrix,
+    Value,
+    Vector,
+    apply,
+    column,
+    constant,
+    cross,
+    dot,
+    minus,
+    plus,
+    raw,
+    rotate,
+    times,
+    where,
+)
+from td3_brax.envs.rigid.motion import Pose
+from td3_brax.envs.rigid.tree import GEOM, Tree
+
+
+@dataclass
+class Soft:
+    """How stiff a constraint is, in MuJoCo's terms."""
+
+    weight: Value
+    """Inverse weight at the model's own position."""
+    stiffness: Value
+    damping: Value
+    solimp: Vector
+    """[5]"""
+    margin: Value
+
+
+@dataclass
+class Geom:
+    """One shape of each lane."""
+
+    ids: list[int]
+    """[lanes] in the model."""
+    link: int
+    """-1: the world's."""
+    position: Vector
+    rotation: Matrix
+    radius: Value
+    half: Value
+    """Half the length between a capsule's ends, 0 for a sphere."""
+
+
+@dataclass
+class Pair:
+    """Two shapes that can touch, of each lane: the first may be a plane of the world."""
+
+    one: Geom
+    two: Geom
+    friction: Value
+    """0: none."""
+    soft: Soft
+
+
+@dataclass
+class Touch:
+    """One contact of a pair."""
+
+    pair: Pair
+    position: Vector
+    """From the point that :class:`Pose` is about."""
+    frame: Matrix
+    """Normal, from the first shape to the second, and two tangents, in rows."""
+    distance: Value
+
+
+def touching(model: mujoco.MjModel) -> list[tuple[int, int]]:
+    """Pairs of geoms that MuJoCo lets touch, the one of lower type first."""
+    weld, found = model.body_weldid, []
+    above = weld[model.body_parentid]
+    for a in range(model.ngeom):
+        for b in range(a + 1, model.ngeom):
+            one, two = (a, b) if model.geom_type[a] <= model.geom_type[b] else (b, a)
+            masks = (model.geom_contype[a] & model.geom_conaffinity[b]) | (
+                model.geom_contype[b] & model.geom_conaffinity[a]
+            )
+            first, second = weld[model.geom_bodyid[a]], weld[model.geom_bodyid[b]]
+            related = first and second and (above[first] == second or above[second] == first)
+            if masks and first != second and not related:
+                found.append((one, two))
+    return found
+
+
+def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
+    """The same, by link and lane."""
+    model = tree.model
+    slots: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    seen: dict[tuple[int, int], int] = {}
+    for a, b in touching:
+        body = int(model.geom_bodyid[b])
+        if tree.weld[body] == 0:  # the moving one last
+            a, b, body = b, a, int(model.geom_bodyid[a])
+        link, lane = tree.place[body]
+        first = int(model.geom_bodyid[a])
+        other = tree.place[first][0] if tree.weld[first] else -1
+        slot = seen.get((link, lane), 0)
+        seen[link, lane] = slot + 1
+        slots.setdefault((link, other, slot), []).append((lane, len(slots), a, b))  # type: ignore[arg-type]
+    found = []
+    for (link, other, _), members in slots.items():
+        ordered = sorted(members)
+        ones, twos = [m[2] for m in ordered], [m[3] for m in ordered]  # type: ignore[misc]
+        found.append(_pair(tree, _geom(tree, ones, other), _geom(tree, twos, link)))
+    return found
+
+
+def _geom(tree: Tree, ids: list[int], link: int) -> Geom:
+    model = tree.model
+    poses = [tree.on_link(int(model.geom_bodyid[g]), model.geom_pos[g], model.geom_quat[g]) for g in ids]
+    capsule = model.geom_type[ids[0]] == GEOM.mjGEOM_CAPSULE
+    return Geom(
+        ids=ids,
+        link=link,
+        position=[constant([p[k] for _, p in poses]) for k in range(3)],
+        rotation=[[constant([r[i, j] for r, _ in poses]) for j in range(3)] for i in range(3)],
+        radius=constant(model.geom_size[ids, 0]),
+        half=constant(model.geom_size[ids, 1]) if capsule else 0.0,
+    )
+
+
+def _pair(tree: Tree, one: Geom, two: Geom) -> Pair:
+    """With the parameters that MuJoCo mixes from both."""
+    model, a, b = tree.model, np.array(one.ids), np.array(two.ids)
+    mix = (model.geom_solmix[a] / (model.geom_solmix[a] + model.geom_solmix[b]))[:, None]
+    solimp = mix * model.geom_solimp[a] + (1 - mix) * model.geom_solimp[b]
+    solref = mix * model.geom_solref[a] + (1 - mix) * model.geom_solref[b]
+    slides = np.maximum(model.geom_condim[a], model.geom_condim[b]) == 3
+    mu = np.where(slides, np.maximum(model.geom_friction[a, 0], model.geom_friction[b, 0]), 0)
+    weight = model.body_invweight0[model.geom_bodyid[a], 0] + model.body_invweight0[model.geom_bodyid[b], 0]
+    weight = np.where(slides, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, weight)
+    margin = np.maximum(model.geom_margin[a], model.geom_margin[b])
+    return Pair(one, two, constant(mu), soft(weight, solref, solimp, margin, model.opt.timestep))
+
+
+def soft(
+    weight: np.ndarray, solref: np.ndarray, solimp: np.ndarray, margin: np.ndarray, timestep: float
+) -> Soft:
+    """Of MuJoCo's parameters [lanes, ...]."""
+    k, b = spring(solref, solimp, timestep)
+    low, high, middle = (np.clip(solimp[:, i], mujoco.mjMINIMP, mujoco.mjMAXIMP) for i in (0, 1, 3))
+    width, power = np.maximum(solimp[:, 2], mujoco.mjMINVAL), np.maximum(solimp[:, 4], 1)
+    shape = [constant(x) for x in (low, high, width, middle, power)]
+    return Soft(constant(weight), constant(k), constant(b), shape, constant(margin))
+
+
+def impedance(of: Soft, distance: Value) -> Value:
+    """MuJoCo's d(r)."""
+    low, high, width, middle, power = of.solimp
+    x = apply(jnp.minimum, apply(jnp.abs, distance * (1.0 / width)), 1.0)
+
+    def raised(base: Value, middle: Value) -> Value:
+        if power == 1.0:
+            return base
+        if power == 2.0:
+            return base * base / middle
+        return apply(jnp.power, base, power) / apply(jnp.power, middle, power - 1.0)
+
+    rising, falling = raised(x, middle), 1.0 - raised(1.0 - x, 1.0 - middle)
+    return low + where(raw(x) < raw(middle), rising, falling) * (high - low)
+
+
+def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
+    """The inverse regularisation at a ``distance`` less the margin, 0 where not active, and the spring's pull."""
+    d = impedance(of, distance)
+    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), 1e-15)
+    return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance
+
+
+def touches(tree: Tree, pose: Pose, pairs: list[Pair], steep: bool) -> list[Touch]:
+    """All contacts of ``pairs``.
+
+    Args:
+        steep: whether a capsule's first tangent lies along it however it stands, as in MuJoCo, rather than
+            at less than 60 degrees to the plane only, as in MJX.
+    """
+    found = []
+    for pair in pairs:
+        plane = tree.model.geom_type[pair.one.ids[0]] == GEOM.mjGEOM_PLANE
+        found += _on_plane(pose, pair, steep) if plane else [_between(pose, pair)]
+    return found
+
+
+def _segment(pose: Pose, geom: Geom) -> tuple[Vector, Vector]:
+    """Centre and axis of a shape."""
+    if geom.link < 0:
+        return minus(geom.position, pose.origin), column(geom.rotation, 2)
+    turn = pose.rotation[geom.link]
+    centre = plus(pose.position[geom.link], rotate(turn, geom.position))
+    return centre, rotate(turn, column(geom.rotation, 2))
+
+
+def _on_plane(pose: Pose, pair: Pair, steep: bool) -> list[Touch]:
+    at, normal = _segment(pose, pair.one)
+    centre, axis = _segment(pose, pair.two)
+    height = dot(normal, minus(centre, at))
+    if pair.two.half == 0.0:
+        return [_touch(pair, centre, normal, _frame(normal), height - pair.two.radius)]
+    frame = _along(normal, axis, steep)
+    rise = pair.two.half * dot(normal, axis)
+    ends = [plus(centre, times(pair.two.half, axis)), minus(centre, times(pair.two.half, axis))]
+    heights = [height + rise - pair.two.radius, height - rise - pair.two.radius]
+    return [_touch(pair, end, normal, frame, h) for end, h in zip(ends, heights, strict=True)]
+
+
+def _touch(pair: Pair, centre: Vector, normal: Vector, frame: Matrix, distance: Value) -> Touch:
+    """Between a sphere at ``centre`` and what is below it."""
+    depth = pair.two.radius + 0.5 * distance
+    return Touch(pair, minus(centre, times(depth, normal)), frame, distance - pair.soft.margin)
+
+
+def _frame(normal: Vector) -> Matrix:
+    """A normal and two tangents."""
+    y, z = [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
+    if isinstance(normal[1], float):
+        side = y if -0.5 < normal[1] < 0.5 else z
+        tangent = minus(side, times(dot(normal, side), normal))
+        length = dot(tangent, tangent)
+        tangent = times(length**-0.5 if isinstance(length, float) else 1.0 / apply(jnp.sqrt, length), tangent)
+    else:
+        level = abs(raw(normal[1])) < 0.5
+        side = [0.0, where(level, 1.0, 0.0), where(level, 0.0, 1.0)]
+        tangent = minus(side, times(dot(normal, side), normal))
+        tangent = times(1.0 / apply(jnp.sqrt, dot(tangent, tangent)), tangent)
+    return [normal, tangent, cross(normal, tangent)]
+
+
+def _along(normal: Vector, axis: Vector, steep: bool) -> Matrix:
+    """A normal and two tangents, the first along a capsule where that is possible."""
+    _, fixed, _ = _frame(normal)
+    level = minus(axis, times(dot(normal, axis), normal))
+    length = apply(jnp.sqrt, dot(level, level))
+    enough = raw(length) > (1e-7 if steep else 0.5)
+    inverse = 1.0 / apply(jnp.maximum, length, 1e-7)
+    tangent = [where(enough, inverse * a, b) for a, b in zip(level, fixed, strict=True)]
+    return [normal, tangent, cross(normal, tangent)]
+
+
+def _between(pose: Pose, pair: Pair) -> Touch:
+    """Between two capsules or spheres, where they are closest."""
+    (one, along), (two, across) = _segment(pose, pair.one), _segment(pose, pair.two)
+    apart = minus(two, one)
+    a, b = dot(along, apart), dot(across, apart)
+    cosine = dot(along, across)
+
+    def within(x: Value, half: Value) -> Value:
+        return apply(jnp.clip, x, -half, half)
+
+    # Where the lines through both are closest, then the nearest point of each segment to the other's.
+    s = within((a - cosine * b) / apply(jnp.maximum, 1.0 - cosine * cosine, 1e-9), pair.one.half)
+    t = within(cosine * s - b, pair.two.half)
+    s = within(cosine * t + a, pair.one.half)
+    first, second = plus(one, times(s, along)), plus(two, times(t, across))
+    between = minus(second, first)
+    length = apply(jnp.sqrt, dot(between, between))
+    normal = times(1.0 / apply(jnp.maximum, length, 1e-9), between)
+    distance = length - pair.one.radius - pair.two.radius
+    position = plus(first, times(pair.one.radius + 0.5 * distance, normal))
+    return Touch(pair, position, _frame(normal), distance - pair.soft.margin)

@@ -1,0 +1,203 @@
+"""One evaluation of a robot's dynamics, and its integration over time, in lanes of numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from td3_brax.envs.rigid import contact, motion, solver
+from td3_brax.envs.rigid.constraints import Constraints, limits
+from td3_brax.envs.rigid.lanes import (
+    Matrix,
+    Value,
+    Vector,
+    apply,
+    constant,
+    cross,
+    dot,
+    minus,
+    number,
+    plus,
+    raw,
+    rotate,
+    times,
+    where,
+)
+from td3_brax.envs.rigid.tree import Tree
+
+Values = list[Value]
+
+
+@dataclass
+class Evaluation:
+    """What the dynamics give at a position and velocity, by degree of freedom."""
+
+    pose: motion.Pose
+    whole: list[motion.Inertia]
+    mass: Matrix
+    smooth: Values
+    """All forces but the constraints'."""
+    rows: Constraints
+    references: Values
+    qacc: Values
+
+    def forces(self) -> Values:
+        """What each row pushes with."""
+        residual = minus(self.rows.along(self.qacc), self.references)
+        return [
+            where(raw(r) < 0, -(d * r), 0.0) for r, d in zip(residual, self.rows.weights, strict=True)
+        ]
+
+
+class Dynamics:
+    """The dynamics of ``model``, of which :func:`td3_brax.envs.rigid.lacks.lacks` finds nothing amiss.
+
+    Args:
+        iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
+        line_search: of Newton's method along each direction.
+        grouped: whether alike limbs share arrays.
+    """
+
+    def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int, grouped: bool) -> None:
+        self.model, self.iterations, self.line_search = model, iterations, line_search
+        touching = contact.touching(model)
+        self.tree = Tree(model, touching, grouped)
+        self.pairs = contact.pairs(self.tree, touching)
+        self.limits = limits(self.tree)
+        self.motors: list[tuple[int, Value, list[int]]] = []
+        """Degree of freedom, gear and places [lanes] among the controls."""
+        of_joint = {int(model.actuator_trnid[a, 0]): a for a in range(model.nu)}
+        for joint in (joint for link in self.tree.links for joint in link.joints):
+            if joint.ids[0] in of_joint:
+                places = [of_joint[j] for j in joint.ids]
+                self.motors.append((joint.dofs[0], constant(model.actuator_gear[places, 0]), places))
+
+    def evaluate(self, q: Values, v: Values, warm: Values, ctrl: Values) -> Evaluation:
+        """At coordinates ``q`` and velocities ``v``, the solver starting at accelerations ``warm``."""
+        tree = self.tree
+        pose = motion.place(tree, q)
+        own = motion.inertias(tree, pose)
+        whole = motion.composites(tree, own)
+        mass = motion.couple(tree, pose, lambda link, screw: whole[link].of(screw))
+        for dof, places in enumerate(tree.qvel):
+            mass[dof][dof] = mass[dof][dof] + constant(self.model.dof_armature[places])
+        smooth = minus(self._passive(q, v), motion.bias(tree, pose, own, v))
+        for (dof, gear, _), control in zip(self.motors, ctrl, strict=True):
+            smooth[dof] = smooth[dof] + gear * control
+        rows = Constraints(tree, pose, self.limits, self.pairs, q, steep=self.iterations > 0)
+        references = rows.references(v)
+        if not rows.weights:
+            qacc = solver.Factor(tree, mass).solve(smooth)
+        elif self.iterations:
+            how = self.iterations, self.line_search
+            qacc = solver.newtons(tree, mass, smooth, rows, references, warm, *how)
+        else:
+            qacc = solver.once(tree, mass, smooth, rows, references, warm)
+        return Evaluation(pose, whole, mass, smooth, rows, references, qacc)
+
+    def _passive(self, q: Values, v: Values) -> Values:
+        """Of the joints' springs and dampers."""
+        model = self.model
+        forces = [-constant(model.dof_damping[i]) * speed for i, speed in zip(self.tree.qvel, v, strict=True)]
+        for joint in (joint for link in self.tree.links for joint in link.joints):
+            if joint.kind != "free":
+                rest = constant(model.qpos_spring[model.jnt_qposadr[joint.ids]])
+                pull = constant(model.jnt_stiffness[joint.ids]) * (q[joint.coordinates[0]] - rest)
+                forces[joint.dofs[0]] = forces[joint.dofs[0]] - pull
+        return forces
+
+    def euler(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, Values, Evaluation]:
+        """Positions and velocities a time step later: semi-implicit, implicit in the joints' damping."""
+        h = float(self.model.opt.timestep)
+        out = self.evaluate(q, v, warm, ctrl)
+        qacc, damping = out.qacc, self.model.dof_damping
+        if damping.any() and not self.model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP:
+            damped = [list(row) for row in out.mass]
+            for dof, places in enumerate(self.tree.qvel):
+                damped[dof][dof] = damped[dof][dof] + constant(h * damping[places])
+            forces = plus(out.smooth, out.rows.push(out.forces()))
+            qacc = solver.Factor(self.tree, damped).solve(forces)
+        v = plus(v, times(h, qacc))
+        return self.move(q, v, h), v, out
+
+    def stage(self, start: tuple[Values, Values], before: tuple[Values, Values], along: Value, warm: Values,
+              ctrl: Values) -> tuple[Values, Evaluation]:
+        """A stage of Runge-Kutta's: its velocities, and its evaluation, ``along`` a step with the one before."""
+        h = float(self.model.opt.timestep) * along
+        v = plus(start[1], times(h, before[1]))
+        return v, self.evaluate(self.move(start[0], before[0], h), v, warm, ctrl)
+
+    def move(self, q: Values, v: Values, h: Value) -> Values:
+        """Coordinates after moving with ``v`` for ``h`` seconds."""
+        moved = list(q)
+        for joint in (joint for link in self.tree.links for joint in link.joints):
+            at, dofs = joint.coordinates, joint.dofs
+            for coordinate, dof in zip(at[:3], dofs[:3], strict=False):
+                moved[coordinate] = q[coordinate] + h * v[dof]
+            if joint.kind == "free":
+                moved[at[3] : at[6] + 1] = turned([q[i] for i in at[3:]], [v[i] for i in dofs[3:]], h)
+        return moved
+
+    def point(self, pose: motion.Pose, body: int, offset: np.ndarray) -> Vector:
+        """The position [3] in the world of a point of ``body``, of one lane."""
+        _, at = self.tree.on_link(body, offset, np.array([1.0, 0, 0, 0]))
+        local: Vector = [constant(x) for x in at]
+        if body not in self.tree.place:
+            return local
+        link, lane = self.tree.place[body]
+        there = plus(plus(pose.origin, pose.position[link]), rotate(pose.rotation[link], local))
+        return [pick(x, lane) for x in there]
+
+    def contact_forces(self, out: Evaluation) -> list[Vector]:
+        """[nbody][6] of contacts on each body, torque about its tree's centre of mass, then force."""
+        found: list[Vector] = [[0.0] * 6 for _ in range(self.model.nbody)]
+        for touch, wrench in zip(out.rows.touches, out.rows.wrenches(out.forces()), strict=True):
+            for geom, sign in ((touch.pair.two, 1.0), (touch.pair.one, -1.0)):
+                if geom.link < 0:
+                    continue
+                root = geom.link
+                while self.tree.links[root].parent >= 0:
+                    root = self.tree.links[root].parent
+                centre = times(1.0 / out.whole[root].mass, out.whole[root].first)
+                torque = minus(wrench[:3], cross(centre, wrench[3:]))
+                for lane, shape in enumerate(geom.ids):
+                    body = int(self.model.geom_bodyid[shape])
+                    found[body] = plus(found[body], [sign * pick(x, lane) for x in torque + wrench[3:]])
+        return found
+
+
+def pick(x: Value, lane: int) -> Value:
+    """One lane of ``x`` as a number [1, N]."""
+    array = raw(x)
+    if isinstance(array, float) or array.shape[0] == 1:
+        return x
+    return float(array[lane, 0]) if isinstance(array, np.ndarray) else number(array[lane : lane + 1])
+
+
+def turned(q: Vector, spin: Vector, h: Value) -> Vector:
+    """A quaternion [4] after turning with ``spin`` [3], in its own frame, for ``h`` seconds."""
+    square = dot(spin, spin)
+    still = raw(square) == 0
+    square = where(still, 1.0, square)
+    speed = apply(jnp.sqrt, square)
+    half = 0.5 * h * speed
+    along = times(where(still, 0.0, apply(jnp.sin, half) / speed), spin)
+    w = where(still, 1.0, apply(jnp.cos, half))
+    new = [q[0] * w - dot(q[1:], along)]
+    new += plus(plus(times(q[0], along), times(w, q[1:])), cross(q[1:], along))
+    return times(1.0 / apply(jnp.sqrt, dot(new, new)), new)
+
+
+def arrays(values: Values) -> tuple[jax.Array | float, ...]:
+    """What a loop carries of them."""
+    return tuple(raw(x) for x in values)
+
+
+def numbers(arrays: Any) -> Values:
+    """The values of what a loop carried."""
+    return [number(x) for x in arrays]
