@@ -19,6 +19,8 @@ from td3_brax.envs import physics
 from td3_brax.envs.installed import arguments, model_of
 from td3_brax.envs.mjx import precise
 from td3_brax.envs.physics import Forward, Physics
+from td3_brax.envs.rigid.lacks import lacks
+from td3_brax.envs.rigid.physics import RigidPhysics, Seen
 from td3_brax.envs.task import Step
 
 
@@ -37,6 +39,7 @@ class GymnasiumTask:
     Args:
         name: as Gymnasium registers it, such as ``Ant-v5``.
         args: constructor arguments of Gymnasium's class, by name.
+        physics: ``fast`` for :class:`RigidPhysics` where it covers the model, or ``mjx``.
     Raises:
         ConfigError: an argument that the class does not take, or a model other than the tested one.
     """
@@ -49,12 +52,18 @@ class GymnasiumTask:
     """Most contacts that are active at a time, where more could be."""
     iterations = 4
 
-    def __init__(self, name: str, args: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, args: Mapping[str, Any], physics: str = "fast") -> None:
         self.name = name
         self.v4 = name.endswith("-v4")
         self.args = SimpleNamespace(**{"frame_skip": self.frame_skip} | arguments(name, args))
         self.model = model_of(name, "walker2d_v5.xml" if name == "Walker2d-v5" else self.xml)
-        self.physics = Physics(self.model, self.contacts, self.iterations)
+        self.slow_because = ", ".join(lacks(self.model)) if physics == "fast" else ""
+        """What its model has that the fast physics lack, where those were asked for."""
+        self.physics: Physics | RigidPhysics = (
+            Physics(self.model, self.contacts, self.iterations)
+            if physics == "mjx" or self.slow_because
+            else RigidPhysics(self.model, self.iterations)
+        )
         self.dt = self.model.opt.timestep * self.args.frame_skip
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         self.action_low, self.action_high = low, high
@@ -95,7 +104,7 @@ class GymnasiumTask:
         """Initial positions [nq] and velocities [nv]."""
         return self.draw_around(key, self.args.reset_noise_scale, jax.random.normal)
 
-    def see(self, out: Forward) -> Any:
+    def see(self, out: Forward | Seen) -> Any:
         """What observation, reward or termination read of the dynamics."""
         return ()
 
@@ -146,7 +155,7 @@ class Ant(GymnasiumTask):
     contacts = 12
     iterations = 6
 
-    def see(self, out: Forward) -> Any:
+    def see(self, out: Forward | Seen) -> Any:
         """The torso's position, and where they count the clipped contact forces of each body."""
         body = getattr(self.args, "main_body", 1)
         torso = self.model.body(body).id
@@ -281,7 +290,7 @@ class Reacher(GymnasiumTask):
         qvel = 0.005 * symmetric(for_qvel, (2,))
         return jnp.concatenate([qpos, goal]), jnp.concatenate([qvel, jnp.zeros(2)])
 
-    def see(self, out: Forward) -> Any:
+    def see(self, out: Forward | Seen) -> Any:
         """From the target to the fingertip."""
         return out.xpos[self.model.body("fingertip").id] - out.xpos[self.model.body("target").id]
 
@@ -328,7 +337,7 @@ class InvertedDoublePendulum(GymnasiumTask):
         """Uniform positions, normal velocities."""
         return self.draw_around(key, getattr(self.args, "reset_noise_scale", 0.1), jax.random.normal)
 
-    def see(self, out: Forward) -> Any:
+    def see(self, out: Forward | Seen) -> Any:
         """The tip's position, and the forces that the cart's limits exert."""
         return out.site_xpos[0], out.qfrc_constraint
 
@@ -360,6 +369,6 @@ TASKS: dict[str, type[GymnasiumTask]] = {
 }
 
 
-def make(name: str, args: Mapping[str, Any]) -> GymnasiumTask:
+def make(name: str, args: Mapping[str, Any], physics: str = "fast") -> GymnasiumTask:
     """The task of that name; see :class:`GymnasiumTask`."""
-    return TASKS[name.rsplit("-v", 1)[0]](name, args)
+    return TASKS[name.rsplit("-v", 1)[0]](name, args, physics)

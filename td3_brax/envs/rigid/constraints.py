@@ -158,17 +158,17 @@ class Constraints:
                 self._stiffen_between(matrix, touch, block)
             else:
                 link = touch.pair.two.link
-                added[link] = block if added[link] is None else _plus(added[link], block)
+                added[link] = block if added[link] is None else _both(added[link], block)
         for i in reversed(range(len(tree.links))):
             parent = tree.links[i].parent
             if parent >= 0 and added[i] is not None:
                 lanes = tree.links[i].lanes if tree.links[parent].lanes == 1 else 1
-                up = [[lane_sum(x, lanes) for x in line] for line in added[i]]
-                added[parent] = up if added[parent] is None else _plus(added[parent], up)
+                up = mirrored([[lane_sum(x, lanes) for x in line[: k + 1]] for k, line in enumerate(added[i])])
+                added[parent] = up if added[parent] is None else _both(added[parent], up)
         extra = motion.couple(
             tree, self.pose, lambda i, s: [0.0] * 6 if added[i] is None else [dot(line, s) for line in added[i]]
         )
-        matrix = _plus(matrix, extra)
+        matrix = [plus(a, b) for a, b in zip(matrix, extra, strict=True)]
         for (dof, _), weight in zip(self.limits, weights, strict=False):
             matrix[dof][dof] = matrix[dof][dof] + weight
         return matrix
@@ -187,31 +187,33 @@ def _edges(touch: Touch) -> int:
     return 1 if is_zero(touch.pair.friction) else 4
 
 
-def _plus(a: Matrix, b: Matrix) -> Matrix:
-    return [plus(x, y) for x, y in zip(a, b, strict=True)]
+def mirrored(lower: Matrix) -> Matrix:
+    """A symmetric matrix of its lower half."""
+    n = len(lower)
+    return [[lower[max(i, j)][min(i, j)] for j in range(n)] for i in range(n)]
+
+
+def _both(a: Matrix, b: Matrix) -> Matrix:
+    """a + b of symmetric ones."""
+    return mirrored([[x + y for x, y in zip(a[i][: i + 1], b[i][: i + 1], strict=True)] for i in range(len(a))])
 
 
 def _stiffness(touch: Touch, weights: list[Value]) -> Matrix:
     """[6][6] of a contact whose edges have ``weights``, about the point."""
     normal, first, second = touch.frame
     if len(weights) == 1:
-        here: Matrix = [[weights[0] * a * b for b in normal] for a in normal]
+        here = mirrored([[weights[0] * normal[i] * normal[j] for j in range(i + 1)] for i in range(3)])
     else:
         mu = touch.pair.friction
-        whole = total(weights)
         tilt = [mu * (weights[0] - weights[1]), mu * (weights[2] - weights[3])]
         sides = [mu * mu * (weights[0] + weights[1]), mu * mu * (weights[2] + weights[3])]
         # whole n n' + tilt (n t' + t n') + side t t': what multiplies n', and each t'.
-        for_normal = plus(times(whole, normal), plus(times(tilt[0], first), times(tilt[1], second)))
-        for_sides = [plus(times(tilt[k], normal), times(sides[k], t)) for k, t in enumerate((first, second))]
-        here = [
-            [for_normal[i] * normal[j] + for_sides[0][i] * first[j] + for_sides[1][i] * second[j] for j in range(3)]
-            for i in range(3)
-        ]
+        along = plus(times(total(weights), normal), plus(times(tilt[0], first), times(tilt[1], second)))
+        aside = [plus(times(tilt[k], normal), times(sides[k], t)) for k, t in enumerate((first, second))]
+        parts = [(along, normal), (aside[0], first), (aside[1], second)]
+        here = mirrored([[total([a[i] * b[j] for a, b in parts]) for j in range(i + 1)] for i in range(3)])
     # The velocity at the contact is v - p x w for a spatial velocity (w, v).
-    columns = [cross(touch.position, [here[i][j] for i in range(3)]) for j in range(3)]
+    columns = [cross(touch.position, row) for row in here]
     corner = [[columns[j][i] for j in range(3)] for i in range(3)]  # [p] A
     turning = [cross(touch.position, line) for line in corner]  # - [p] A [p]
-    return [turning[i] + corner[i] for i in range(3)] + [
-        [corner[j][i] for j in range(3)] + here[i] for i in range(3)
-    ]
+    return mirrored([turning[i][: i + 1] for i in range(3)] + [columns[i] + here[i][: i + 1] for i in range(3)])

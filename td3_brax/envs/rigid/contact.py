@@ -144,7 +144,7 @@ def _pair(tree: Tree, one: Geom, two: Geom) -> Pair:
     mu = np.where(slides, np.maximum(model.geom_friction[a, 0], model.geom_friction[b, 0]), 0)
     weight = model.body_invweight0[model.geom_bodyid[a], 0] + model.body_invweight0[model.geom_bodyid[b], 0]
     weight = np.where(slides, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, weight)
-    margin = np.maximum(model.geom_margin[a], model.geom_margin[b])
+    margin = model.geom_margin[a] + model.geom_margin[b]
     return Pair(one, two, constant(mu), soft(weight, solref, solimp, margin, model.opt.timestep))
 
 

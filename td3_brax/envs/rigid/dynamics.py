@@ -34,24 +34,29 @@ Values = list[Value]
 
 
 @dataclass
+class Held:
+    """The constraints at a position and velocity."""
+
+    pose: motion.Pose
+    rows: Constraints
+    references: Values
+    """The acceleration that each row wants."""
+
+    def forces(self, qacc: Values) -> Values:
+        """What each row pushes with at accelerations ``qacc``."""
+        residual = minus(self.rows.along(qacc), self.references)
+        return [where(raw(r) < 0, -(d * r), 0.0) for r, d in zip(residual, self.rows.weights, strict=True)]
+
+
+@dataclass
 class Evaluation:
     """What the dynamics give at a position and velocity, by degree of freedom."""
 
-    pose: motion.Pose
-    whole: list[motion.Inertia]
+    held: Held
     mass: Matrix
     smooth: Values
     """All forces but the constraints'."""
-    rows: Constraints
-    references: Values
     qacc: Values
-
-    def forces(self) -> Values:
-        """What each row pushes with."""
-        residual = minus(self.rows.along(self.qacc), self.references)
-        return [
-            where(raw(r) < 0, -(d * r), 0.0) for r, d in zip(residual, self.rows.weights, strict=True)
-        ]
 
 
 class Dynamics:
@@ -77,20 +82,24 @@ class Dynamics:
                 places = [of_joint[j] for j in joint.ids]
                 self.motors.append((joint.dofs[0], constant(model.actuator_gear[places, 0]), places))
 
+    def hold(self, q: Values, v: Values) -> Held:
+        """The constraints at coordinates ``q`` and velocities ``v``."""
+        pose = motion.place(self.tree, q)
+        rows = Constraints(self.tree, pose, self.limits, self.pairs, q, steep=self.iterations > 0)
+        return Held(pose, rows, rows.references(v))
+
     def evaluate(self, q: Values, v: Values, warm: Values, ctrl: Values) -> Evaluation:
         """At coordinates ``q`` and velocities ``v``, the solver starting at accelerations ``warm``."""
-        tree = self.tree
-        pose = motion.place(tree, q)
-        own = motion.inertias(tree, pose)
+        tree, held = self.tree, self.hold(q, v)
+        own = motion.inertias(tree, held.pose)
         whole = motion.composites(tree, own)
-        mass = motion.couple(tree, pose, lambda link, screw: whole[link].of(screw))
+        mass = motion.couple(tree, held.pose, lambda link, screw: whole[link].of(screw))
         for dof, places in enumerate(tree.qvel):
             mass[dof][dof] = mass[dof][dof] + constant(self.model.dof_armature[places])
-        smooth = minus(self._passive(q, v), motion.bias(tree, pose, own, v))
+        smooth = minus(self._passive(q, v), motion.bias(tree, held.pose, own, v))
         for (dof, gear, _), control in zip(self.motors, ctrl, strict=True):
             smooth[dof] = smooth[dof] + gear * control
-        rows = Constraints(tree, pose, self.limits, self.pairs, q, steep=self.iterations > 0)
-        references = rows.references(v)
+        rows, references = held.rows, held.references
         if not rows.weights:
             qacc = solver.Factor(tree, mass).solve(smooth)
         elif self.iterations:
@@ -98,7 +107,7 @@ class Dynamics:
             qacc = solver.newtons(tree, mass, smooth, rows, references, warm, *how)
         else:
             qacc = solver.once(tree, mass, smooth, rows, references, warm)
-        return Evaluation(pose, whole, mass, smooth, rows, references, qacc)
+        return Evaluation(held, mass, smooth, qacc)
 
     def _passive(self, q: Values, v: Values) -> Values:
         """Of the joints' springs and dampers."""
@@ -111,8 +120,8 @@ class Dynamics:
                 forces[joint.dofs[0]] = forces[joint.dofs[0]] - pull
         return forces
 
-    def euler(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, Values, Evaluation]:
-        """Positions and velocities a time step later: semi-implicit, implicit in the joints' damping."""
+    def euler(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, Values, Values]:
+        """Positions, velocities and accelerations after a time step, implicit in the joints' damping."""
         h = float(self.model.opt.timestep)
         out = self.evaluate(q, v, warm, ctrl)
         qacc, damping = out.qacc, self.model.dof_damping
@@ -120,17 +129,10 @@ class Dynamics:
             damped = [list(row) for row in out.mass]
             for dof, places in enumerate(self.tree.qvel):
                 damped[dof][dof] = damped[dof][dof] + constant(h * damping[places])
-            forces = plus(out.smooth, out.rows.push(out.forces()))
-            qacc = solver.Factor(self.tree, damped).solve(forces)
+            pushed = out.held.rows.push(out.held.forces(qacc))
+            qacc = solver.Factor(self.tree, damped).solve(plus(out.smooth, pushed))
         v = plus(v, times(h, qacc))
-        return self.move(q, v, h), v, out
-
-    def stage(self, start: tuple[Values, Values], before: tuple[Values, Values], along: Value, warm: Values,
-              ctrl: Values) -> tuple[Values, Evaluation]:
-        """A stage of Runge-Kutta's: its velocities, and its evaluation, ``along`` a step with the one before."""
-        h = float(self.model.opt.timestep) * along
-        v = plus(start[1], times(h, before[1]))
-        return v, self.evaluate(self.move(start[0], before[0], h), v, warm, ctrl)
+        return self.move(q, v, h), v, out.qacc
 
     def move(self, q: Values, v: Values, h: Value) -> Values:
         """Coordinates after moving with ``v`` for ``h`` seconds."""
@@ -153,17 +155,18 @@ class Dynamics:
         there = plus(plus(pose.origin, pose.position[link]), rotate(pose.rotation[link], local))
         return [pick(x, lane) for x in there]
 
-    def contact_forces(self, out: Evaluation) -> list[Vector]:
+    def contact_forces(self, held: Held, forces: Values) -> list[Vector]:
         """[nbody][6] of contacts on each body, torque about its tree's centre of mass, then force."""
+        whole = motion.composites(self.tree, motion.inertias(self.tree, held.pose))
         found: list[Vector] = [[0.0] * 6 for _ in range(self.model.nbody)]
-        for touch, wrench in zip(out.rows.touches, out.rows.wrenches(out.forces()), strict=True):
+        for touch, wrench in zip(held.rows.touches, held.rows.wrenches(forces), strict=True):
             for geom, sign in ((touch.pair.two, 1.0), (touch.pair.one, -1.0)):
                 if geom.link < 0:
                     continue
                 root = geom.link
                 while self.tree.links[root].parent >= 0:
                     root = self.tree.links[root].parent
-                centre = times(1.0 / out.whole[root].mass, out.whole[root].first)
+                centre = times(1.0 / whole[root].mass, whole[root].first)
                 torque = minus(wrench[:3], cross(centre, wrench[3:]))
                 for lane, shape in enumerate(geom.ids):
                     body = int(self.model.geom_bodyid[shape])

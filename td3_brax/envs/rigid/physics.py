@@ -12,10 +12,10 @@ import mujoco
 import numpy as np
 
 from td3_brax.envs.physics import State
-from td3_brax.envs.rigid.dynamics import Dynamics, Evaluation, Values, arrays, numbers
+from td3_brax.envs.rigid.dynamics import Dynamics, Values, arrays, numbers
 from td3_brax.envs.rigid.hold import holding
 from td3_brax.envs.rigid.lacks import lacks
-from td3_brax.envs.rigid.lanes import Value, plus, raw, times
+from td3_brax.envs.rigid.lanes import plus, raw, times
 
 RUNGE_KUTTA = np.array([0, 0.5, 0.5, 1]), np.array([1, 2, 2, 1]) / 6
 """How far each stage looks along the one before, and its weight."""
@@ -69,52 +69,49 @@ class RigidPhysics:
         return _of_one(self._here, state, ctrl)
 
     def _here(self, state: State, ctrl: jax.Array) -> Seen:
+        """Of N robots."""
         q, v, warm, control = self._split(state, ctrl)
-        seen = self._see(self._dynamics.evaluate(q, v, warm, control), ctrl.shape[0])
-        return self._shown(seen, ctrl.shape[0])
+        return self._see(q, v, self._dynamics.evaluate(q, v, warm, control).qacc)
 
     def _frames(self, state: State, ctrl: jax.Array, frames: int) -> tuple[State, Seen]:
         """Of N robots."""
         q, v, warm, control = self._split(state, ctrl)
         runge_kutta = self.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
         advance = self._runge_kutta if runge_kutta else self._euler
-        count = ctrl.shape[0]
-        first = (arrays(q), arrays(v), arrays(warm), self._nothing(count))
-        q_, v_, warm_, seen = jax.lax.fori_loop(
-            0, frames, lambda _, carry: advance(*map(numbers, carry[:3]), control, carry[3]), first
-        )
+
+        def frame(_: Any, carry: Any) -> Any:
+            return tuple(map(arrays, advance(*map(numbers, carry[:3]), control)))
+
+        first = tuple(map(arrays, (q, v, warm, q, v)))
+        *after, last_q, last_v = jax.lax.fori_loop(0, frames, frame, first)
         tree = self._dynamics.tree
-        after = State(qpos=_join(q_, tree.qpos), qvel=_join(v_, tree.qvel), qacc=_join(warm_, tree.qvel))
-        return after, self._shown(seen, count)
+        qpos, qvel, qacc = (_join(x, p) for x, p in zip(after, (tree.qpos, tree.qvel, tree.qvel), strict=True))
+        seen = self._see(numbers(last_q), numbers(last_v), numbers(after[2]))
+        return State(qpos=qpos, qvel=qvel, qacc=qacc), seen
 
-    def _euler(self, q: Values, v: Values, warm: Values, ctrl: Values, seen: Any) -> Any:
-        moved, faster, out = self._dynamics.euler(q, v, warm, ctrl)
-        return arrays(moved), arrays(faster), arrays(out.qacc), self._see(out, raw(v[0]).shape[-1])
+    def _euler(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, ...]:
+        """The state after a time step, and the position and velocity of its last evaluation."""
+        return *self._dynamics.euler(q, v, warm, ctrl), q, v
 
-    def _runge_kutta(self, q: Values, v: Values, warm: Values, ctrl: Values, seen: Any) -> Any:
-        """Of order 4, without a branch: the first stage moves by nothing."""
+    def _runge_kutta(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, ...]:
+        """The same of order 4, without a branch: the first stage moves by nothing."""
         dynamics, h = self._dynamics, float(self.host.opt.timestep)
 
         def stage(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-            (speed, qacc, speeds, qaccs), (along, weight) = map(numbers, carry[:4]), x
-            before = speed, qacc
-            now, out = dynamics.stage((q, v), before, numbers([along])[0], qacc_or(warm, qacc, along), ctrl)
-            speeds, qaccs = plus(speeds, times(numbers([weight])[0], now)), plus(
-                qaccs, times(numbers([weight])[0], out.qacc)
-            )
-            seen = self._see(out, raw(v[0]).shape[-1])
-            return (arrays(now), arrays(out.qacc), arrays(speeds), arrays(qaccs), seen), None
-
-        def qacc_or(warm: Values, qacc: Values, along: jax.Array) -> Values:
-            return qacc
+            speed, qacc, speeds, qaccs = map(numbers, carry[:4])
+            along, weight = numbers(x)
+            at = dynamics.move(q, speed, h * along)
+            now = plus(v, times(h * along, qacc))
+            qacc = dynamics.evaluate(at, now, qacc, ctrl).qacc
+            speeds, qaccs = plus(speeds, times(weight, now)), plus(qaccs, times(weight, qacc))
+            return tuple(map(arrays, (now, qacc, speeds, qaccs, at))), None
 
         zeros = tuple(jnp.zeros_like(raw(x)) for x in v)
-        tableau = tuple(jnp.asarray(x, raw(v[0]).dtype) for x in RUNGE_KUTTA)
-        (_, last, speeds, qaccs, seen), _ = jax.lax.scan(
-            stage, (arrays(v), arrays(warm), zeros, zeros, seen), tableau
-        )
-        after = dynamics.move(q, numbers(speeds), h)
-        return arrays(after), arrays(plus(v, times(h, numbers(qaccs)))), last, seen
+        tableau = tuple(jnp.asarray(x, zeros[0].dtype) for x in RUNGE_KUTTA)
+        first = arrays(v), arrays(warm), zeros, zeros, arrays(q)
+        parts, _ = jax.lax.scan(stage, first, tableau)
+        now, qacc, speeds, qaccs, at = map(numbers, parts)
+        return dynamics.move(q, speeds, h), plus(v, times(h, qaccs)), qacc, at, now
 
     def _split(self, state: State, ctrl: jax.Array) -> tuple[Values, Values, Values, Values]:
         """Coordinates, velocities, last accelerations and controls of N robots, in lanes."""
@@ -124,34 +121,29 @@ class RigidPhysics:
         q, v, warm = ([numbers([x.T[np.array(i)]])[0] for i in places] for x, places in parts)
         return q, v, warm, [numbers([control.T[np.array(i)]])[0] for _, _, i in self._dynamics.motors]
 
-    def _see(self, out: Evaluation, count: int) -> tuple[jax.Array, ...]:
-        """[1, N] numbers of :class:`Seen`, lane by lane."""
-        dynamics, model = self._dynamics, self.host
-        pushed = out.rows.push(out.forces())
-        lanes = [x for dof, places in zip(pushed, dynamics.tree.qvel, strict=True) for x in _spread(dof, len(places))]
-        forces = [x for body in dynamics.contact_forces(out) for x in body]
-        bodies = [dynamics.point(out.pose, b, np.zeros(3)) for b in range(model.nbody)]
-        sites = [dynamics.point(out.pose, int(model.site_bodyid[s]), model.site_pos[s]) for s in range(model.nsite)]
-        points = [x for point in bodies + sites for x in point]
-        dtype = raw(out.qacc[0]).dtype
-        return tuple(jnp.broadcast_to(jnp.asarray(raw(x), dtype), (1, count)) for x in lanes + forces + points)
+    def _see(self, q: Values, v: Values, qacc: Values) -> Seen:
+        """What tasks may read at coordinates ``q``, velocities ``v`` and accelerations ``qacc``."""
+        dynamics, model, tree = self._dynamics, self.host, self._dynamics.tree
+        like = raw(qacc[0])[:1]
 
-    def _nothing(self, count: int) -> tuple[jax.Array, ...]:
-        """What :meth:`_see` gives, in zeros."""
-        size = self.host.nv + 9 * self.host.nbody + 3 * self.host.nsite
-        return (jnp.zeros((1, count)),) * size
+        def table(rows: list[Any], width: int) -> jax.Array:
+            """[N, rows, width] of numbers [1, N]."""
+            columns = [jnp.broadcast_to(raw(x), like.shape).astype(like.dtype) for row in rows for x in row]
+            whole = jnp.concatenate(columns).T if columns else jnp.zeros((like.shape[1], 0), like.dtype)
+            return whole.reshape(like.shape[1], len(rows), width)
 
-    def _shown(self, seen: tuple[jax.Array, ...], count: int) -> Seen:
-        model = self.host
-        every = jnp.concatenate(seen).T
-        ends = np.cumsum([model.nv, 6 * model.nbody, 3 * model.nbody])
-        pushed, forces, bodies, sites = jnp.split(every, ends, axis=1)
-        order = np.argsort([i for places in self._dynamics.tree.qvel for i in places])
+        held = dynamics.hold(q, v)
+        forces = held.forces(qacc)
+        pushed = zip(held.rows.push(forces), tree.qvel, strict=True)
+        full = tuple(jnp.broadcast_to(raw(x), (len(i), like.shape[1])).astype(like.dtype) for x, i in pushed)
+        places = [(b, np.zeros(3)) for b in range(model.nbody)]
+        places += list(zip(map(int, model.site_bodyid), model.site_pos, strict=True))
+        points = [dynamics.point(held.pose, body, offset) for body, offset in places]
         return Seen(
-            qfrc_constraint=pushed[:, order],
-            cfrc_ext=forces.reshape(count, -1, 6),
-            xpos=bodies.reshape(count, -1, 3),
-            site_xpos=sites.reshape(count, -1, 3),
+            qfrc_constraint=_join(full, tree.qvel),
+            cfrc_ext=table(dynamics.contact_forces(held, forces), 6),
+            xpos=table(points[: model.nbody], 3),
+            site_xpos=table(points[model.nbody :], 3),
         )
 
 
@@ -174,13 +166,6 @@ def _of_one(of_many: Callable[..., Any], *inputs: Any) -> Any:
         return out, jax.tree.map(lambda _: True, out)
 
     return jax.tree.map(lambda x: x[0], many(*jax.tree.map(lambda x: x[None], inputs)))
-
-
-def _spread(x: Value, lanes: int) -> Values:
-    """Each lane of ``x``."""
-    array = raw(x)
-    alike = isinstance(array, float) or array.shape[0] == 1
-    return [x] * lanes if alike else numbers([array[i : i + 1] for i in range(lanes)])
 
 
 def _join(parts: tuple[jax.Array, ...], places: list[list[int]]) -> jax.Array:
