@@ -41,6 +41,19 @@ def test_a_step_is_gymnasiums(name: str) -> None:
     compare(task_of(name), visited(name, STATES))
 
 
+@pytest.mark.parametrize("name", ["HalfCheetah-v5", "Reacher-v5"])
+def test_so_is_one_on_mjx(name: str) -> None:
+    task = make(name, {}, "mjx")
+    assert isinstance(task.physics, physics.Physics)
+    compare(task, visited(name, 200))
+
+
+def test_what_the_fast_physics_lack_is_named() -> None:
+    slow = {name: task_of(name).slow_because for name in GYMNASIUM_TASKS if name.endswith("5")}
+    assert {name: why for name, why in slow.items() if why} == {"Swimmer-v5": "a fluid"}
+    assert isinstance(task_of("Swimmer-v5").physics, physics.Physics)
+
+
 @pytest.mark.parametrize("name", ["Ant-v4", "InvertedDoublePendulum-v4", "Reacher-v4"])
 def test_so_is_one_of_version_4_where_it_differs(name: str) -> None:
     compare(task_of(name), visited(name, 200))
@@ -145,7 +158,8 @@ def test_the_ant_stands() -> None:
 
 
 def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
-    task = task_of("Ant-v5")
+    task = make("Ant-v5", {}, "mjx")
+    assert isinstance(task.physics, physics.Physics)
     at = visited("Ant-v5", STATES)
 
     def active(qpos: jax.Array, qvel: jax.Array) -> jax.Array:
@@ -158,7 +172,8 @@ def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
 
 def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
     """When MJX's is too, ``Contacts.frames`` has no purpose any more."""
-    task = task_of("Ant-v5")
+    task = make("Ant-v5", {}, "mjx")
+    assert isinstance(task.physics, physics.Physics)
     states = visited("Ant-v5", STATES)["qpos"]
 
     def frames(qpos: jax.Array) -> Any:

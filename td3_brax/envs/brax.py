@@ -67,6 +67,14 @@ GIVEN = (".q", ".qd", ".qpos", ".qvel", ".qacc_warmstart", ".x.pos")
 """Leaves of brax's state that the fast physics keep up to date."""
 
 
+def model_of(env: Any) -> mujoco.MjModel:
+    """The model of a task of brax's, with the options that the task has changed."""
+    model = copy.copy(env.sys.mj_model)
+    for name in ("timestep", "integrator", "cone", "disableflags", "iterations", "ls_iterations", "solver"):
+        setattr(model.opt, name, getattr(env.sys.opt, name))
+    return model
+
+
 def read_after(env: Any) -> list[str]:
     """Which leaves of the pipeline's state ``env`` reads after a step of the pipeline."""
     state = jax.eval_shape(env.reset, jax.random.key(0))
@@ -90,12 +98,10 @@ def _faster(env: Any) -> Any:
     Raises:
         ValueError: what ``env`` has or reads that they lack.
     """
-    model, option = copy.copy(env.sys.mj_model), env.sys.opt
+    option = env.sys.opt
     if option.iterations != 1 or option.solver != mujoco.mjtSolver.mjSOL_NEWTON:
-        raise ValueError("a solver other than one iteration of Newton's method")
-    for name in ("timestep", "integrator", "cone", "disableflags", "iterations", "ls_iterations"):
-        setattr(model.opt, name, getattr(option, name))
-    physics = RigidPhysics(model)
+        raise ValueError("a solver of more than one iteration")
+    physics = RigidPhysics(model_of(env))
     unknown = [path for path in read_after(env) if path not in GIVEN]
     if unknown:
         raise ValueError(f"a task that reads {', '.join(unknown)}")

@@ -1,0 +1,134 @@
+"""Brax's Ant in four physics: ``speed`` on a CPU, operations and compiling for an H100 (``h100``).
+
+``python tests/bench/physics.py speed 1 64 512 4096`` (numbers of environments), ``... h100 ant Ant-v5``.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from td3_brax.device import prepare_jax
+
+prepare_jax(devices=2)
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from mujoco import rollout
+
+jax.config.update("jax_enable_compilation_cache", False)
+
+from td3_brax import aot, shards
+from td3_brax.config import GYMNASIUM_TASKS
+from td3_brax.envs.brax import BraxTask, model_of
+from td3_brax.envs.gymnasium import make
+from td3_brax.envs.mjx import mjx, precise
+
+FRAMES, LENGTH, SECONDS = 5, 10, 3.0
+
+
+def median_rate(call: Callable[[], Any], steps: int) -> float:
+    """Environment steps a second of ``call``, which makes ``steps``."""
+    call()
+    rates: list[float] = []
+    began = time.perf_counter()
+    while len(rates) < 3 or time.perf_counter() - began < SECONDS:
+        before = time.perf_counter()
+        call()
+        rates.append(steps / (time.perf_counter() - before))
+    return float(np.median(rates))
+
+
+def jitted(step: Callable[[Any, jax.Array], Any], start: Any, count: int) -> tuple[float, float, float]:
+    """Environment steps a second on two CPU devices; seconds and CPU seconds of compiling."""
+    parts = 1 if count == 1 else 2
+
+    def run(state: Any, key: jax.Array) -> Any:
+        def one(state: Any, key: jax.Array) -> Any:
+            action = jax.random.uniform(key, (count // parts, 8), minval=-1, maxval=1)
+            return jax.vmap(step)(state, action), None
+
+        return jax.lax.scan(one, state, jax.random.split(key, LENGTH))[0]
+
+    key = jax.random.key(0)
+    lowered = shards.jit(run, parts, (shards.SPLIT, shards.ALIKE), shards.SPLIT).lower(start, key)
+    before, cpu = time.perf_counter(), time.process_time()
+    program = lowered.compile()
+    seconds, cpu = time.perf_counter() - before, time.process_time() - cpu
+    inputs = jax.device_put((start, key), program.input_shardings[0])
+    rate = median_rate(lambda: jax.block_until_ready(program(*inputs)), LENGTH * count)
+    return rate, seconds, cpu
+
+
+def of_task(physics: str, count: int) -> tuple[float, float, float]:
+    """Of the task with one physics or the other."""
+    task = BraxTask("ant", physics=physics)
+    state, _ = jax.jit(jax.vmap(task.reset))(jax.random.split(jax.random.key(0), count))
+    return jitted(lambda s, a: task.step(s, a).state, state, count)
+
+
+def plain(count: int) -> tuple[float, float, float]:
+    """Of ``mjx.step`` alone."""
+    model = mjx.put_model(model_of(BraxTask("ant")._env), impl="jax")
+
+    def step(data: Any, action: jax.Array) -> Any:
+        data = data.replace(ctrl=action)
+        with precise():
+            return jax.lax.fori_loop(0, FRAMES, lambda _, d: mjx.step(model, d), data)
+
+    def start() -> Any:
+        return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), mjx.make_data(model))
+
+    return jitted(step, jax.jit(start)(), count)
+
+
+def in_c(count: int) -> float:
+    """Of C MuJoCo on two threads."""
+    model = model_of(BraxTask("ant")._env)
+    datas = [mujoco.MjData(model) for _ in range(2)]
+    size = mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    first = np.zeros(size)
+    mujoco.mj_getState(model, datas[0], first, mujoco.mjtState.mjSTATE_FULLPHYSICS)
+    length = LENGTH if count > 1 else 50 * LENGTH
+    actions = np.random.default_rng(0).uniform(-1, 1, (count, length, model.nu))
+    control = np.repeat(actions, FRAMES, axis=1)
+    with rollout.Rollout(nthread=2) as pool:
+        return median_rate(lambda: pool.rollout(model, datas, np.tile(first, (count, 1)), control), length * count)
+
+
+def speed(sizes: list[str]) -> None:
+    """Environment steps a second, and what compiling took: seconds, CPU seconds."""
+    print("| environments | brax mjx | mjx.step | C MuJoCo | ours | compiling mjx.step | compiling ours |")
+    print("|---|---|---|---|---|---|---|")
+    for count in map(int, sizes or ["1", "64", "512", "4096"]):
+        brax, _, _ = of_task("mjx", count)
+        theirs, seconds, cpu = plain(count)
+        ours, our_seconds, our_cpu = of_task("fast", count)
+        rates = " | ".join(f"{x:,.0f}" for x in (brax, theirs, in_c(count), ours))
+        print(f"| {count:,} | {rates} | {seconds:.1f}, {cpu:.1f} | {our_seconds:.1f}, {our_cpu:.1f} |", flush=True)
+
+
+def h100(names: list[str]) -> None:
+    """Device operations of a step of 1,024 environments compiled for an H100."""
+    print("| task | physics | device operations | library calls | open loops | CPU seconds of compiling |")
+    print("|---|---|---|---|---|---|")
+    for name in names or ["ant"]:
+        for physics in ("mjx", "fast"):
+            known = name in GYMNASIUM_TASKS
+            task: Any = make(name, {}, physics) if known else BraxTask(name, physics=physics)
+            state, _ = jax.eval_shape(jax.vmap(task.reset), jax.random.split(jax.random.key(0), 1024))
+            action = jax.ShapeDtypeStruct((1024, task.action_size), jnp.float32)
+            before = time.process_time()
+            counts = aot.count(aot.compile_for(jax.vmap(task.step), (state, action)))
+            cells = [counts.operations, sum(counts.custom_calls.values()), len(counts.unknown_loops)]
+            cells.append(round(time.process_time() - before))
+            print(f"| {name} | {physics} | {' | '.join(f'{x:,}' for x in cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    job, *rest = sys.argv[1:] or ["speed"]
+    {"speed": speed, "h100": h100}[job](rest)

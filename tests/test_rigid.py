@@ -1,0 +1,205 @@
+"""Rigid bodies of our own against MJX's, one step from the same states."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from visits import percentile
+
+from td3_brax.envs.brax import BraxTask, model_of
+from td3_brax.envs.mjx import mjx, precise
+from td3_brax.envs.physics import State
+from td3_brax.envs.rigid.physics import RigidPhysics
+
+CRAB = """
+<mujoco>
+  <option timestep="0.005" iterations="1" ls_iterations="6" gravity="0.5 0 -9.81"/>
+  <default>
+    <geom contype="0" conaffinity="0" density="300" friction="0.8 0.1 0.1" margin="0.004" solref="0.06 1"/>
+    <joint damping="2" armature="0.1" limited="true" range="-60 60" solreflimit="0.06 1"/>
+  </default>
+  <worldbody>
+    <geom type="plane" size="9 9 9" conaffinity="1" condim="3"/>
+    <body pos="0 0 0.5">
+      <freejoint/>
+      <geom type="box" size="0.2 0.15 0.05" pos="0.02 0 0"/>
+      <body pos="0.2 0.1 0" quat="0.9 0.1 0.2 0.3">
+        <joint type="hinge" axis="0 1 0" stiffness="3" springref="10"/>
+        <geom type="capsule" fromto="0 0 0 0.2 0.1 -0.2" size="0.04" contype="1"/>
+        <body pos="0.2 0.1 -0.2">
+          <joint type="slide" axis="0 0.3 1" range="-0.1 0.1"/>
+          <geom type="sphere" size="0.07" contype="1" pos="0.02 0 -0.1"/>
+        </body>
+      </body>
+      <body pos="-0.2 0.1 0" quat="0.8 0.1 -0.2 0.3">
+        <joint type="hinge" axis="1 1 0" pos="0.01 0.02 0"/>
+        <geom type="capsule" fromto="0 0 0 -0.2 0.1 -0.2" size="0.05" contype="1"/>
+        <body pos="0.1 0.1 -0.2">
+          <geom type="sphere" size="0.06" contype="1" condim="1"/>
+        </body>
+      </body>
+      <body pos="0 -0.2 0">
+        <joint type="hinge" axis="1 0 0"/>
+        <joint type="hinge" axis="0 1 0" pos="0 0 0.03"/>
+        <geom type="capsule" fromto="0 0 0 0 -0.1 -0.3" size="0.04" contype="1"/>
+      </body>
+    </body>
+  </worldbody>
+  <actuator>
+    <motor joint="spin" gear="4" ctrllimited="true" ctrlrange="-0.5 0.5"/>
+  </actuator>
+</mujoco>
+""".replace('<joint type="hinge" axis="1 0 0"/>', '<joint name="spin" type="hinge" axis="1 0 0"/>')
+
+POGO = """
+<mujoco>
+  <option timestep="0.005" iterations="1" ls_iterations="6"/>
+  <worldbody>
+    <geom type="plane" size="9 9 9"/>
+    <body pos="0 0 0.3">
+      <joint type="slide" axis="0 0 1"/>
+      <joint type="hinge" axis="0 1 0" limited="true" range="-60 60"/>
+      <geom type="sphere" size="0.2" pos="0.1 0 0" density="300"/>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def wandered(model: mujoco.MjModel, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """States that C MuJoCo passes through under held random controls, some of them kicked; controls for them."""
+    rng, data, rows = np.random.default_rng(seed), mujoco.MjData(model), []
+    while len(rows) < count:
+        mujoco.mj_resetData(model, data)
+        data.qvel[:] = rng.normal(size=model.nv) * rng.choice([0.1, 2])
+        data.qpos[7:] += rng.uniform(-0.5, 0.5, max(model.nq - 7, 0))
+        for step in range(rng.integers(20, 400)):
+            if step % 10 == 0:
+                data.ctrl[:] = rng.uniform(-1, 1, model.nu)
+            if step % 7 == 0:
+                row = data.qpos, data.qvel, data.qacc_warmstart, rng.uniform(-1, 1, model.nu)
+                rows.append([np.array(x, np.float32) for x in row])
+            mujoco.mj_step(model, data)
+    picked = rng.permutation(len(rows))[:count]
+    return tuple(np.stack([rows[i][k] for i in picked]) for k in range(4))
+
+
+def mjxs(model: mujoco.MjModel, states: tuple[Any, ...]) -> Any:
+    on_device = mjx.put_model(model, impl="jax")
+
+    def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array) -> Any:
+        d = mjx.make_data(on_device).replace(qpos=qpos, qvel=qvel, qacc_warmstart=qacc, ctrl=ctrl)
+        d = mjx.step(on_device, d)
+        return d.qpos, d.qvel, d.qacc, d.xpos, (d._impl.contact.dist < 0).sum()
+
+    with precise():
+        return jax.device_get(jax.jit(jax.vmap(step))(*states))
+
+
+def ours(physics: RigidPhysics, states: tuple[Any, ...]) -> Any:
+    def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array) -> Any:
+        state = State(qpos=qpos, qvel=qvel, qacc=qacc)
+        after, bodies = physics.step(state, None, ctrl, lambda seen: seen.xpos, 1)
+        return after.qpos, after.qvel, after.qacc, bodies
+
+    return jax.device_get(jax.jit(jax.vmap(step))(*states))
+
+
+def robot(name: str) -> mujoco.MjModel:
+    if name in ("crab", "pogo"):
+        return mujoco.MjModel.from_xml_string({"crab": CRAB, "pogo": POGO}[name])
+    return model_of(BraxTask("ant", physics="mjx")._env)
+
+
+@pytest.mark.parametrize("name", ["ant", "crab"])
+def test_a_step_is_mjxs(name: str) -> None:
+    """To float32's rounding: the largest accelerations are some thousands."""
+    model = robot(name)
+    states = wandered(model, 1000)
+    *wanted, touching = mjxs(model, states)
+    assert (touching > 0).mean() > 0.2
+    got = ours(RigidPhysics(model), states)
+    for mine, theirs, typical, worst in zip(
+        got, wanted, (1e-6, 1e-4, 1e-2, 1e-6), (1e-5, 1e-3, 1e-1, 1e-5), strict=True
+    ):
+        assert percentile(mine, theirs) < typical
+        assert percentile(mine, theirs, 100) < worst
+
+
+def test_in_double_precision_too() -> None:
+    model = robot("crab")
+    with jax.enable_x64(True):
+        states = tuple(jnp.asarray(x, jnp.float64) for x in wandered(model, 100))
+        *wanted, _ = mjxs(model, states)
+        got = ours(RigidPhysics(model), states)
+    assert got[0].dtype == np.float64
+    for mine, theirs, close in zip(got, wanted, (1e-10, 1e-8, 1e-6, 1e-10), strict=True):
+        assert percentile(mine, theirs, 100) < close
+
+
+def test_alike_legs_share_arrays() -> None:
+    """The crab's have different joints, the ant's the same."""
+    crab, ant = (RigidPhysics(robot(name))._dynamics.tree.links for name in ("crab", "ant"))
+    assert [link.lanes for link in crab] == [1, 1, 1, 1, 1]
+    assert [link.lanes for link in ant] == [1, 4, 4]
+
+
+def test_members_and_environments_are_taken_together() -> None:
+    model = robot("pogo")
+    physics, states = RigidPhysics(model), wandered(model, 12)
+
+    def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array) -> Any:
+        return physics.step(State(qpos=qpos, qvel=qvel, qacc=qacc), None, ctrl, lambda seen: seen, 2)
+
+    flat = jax.jit(jax.vmap(step))(*states)
+    folded = jax.jit(jax.vmap(jax.vmap(step)))(*(x.reshape(3, 4, -1) for x in states))
+    for a, b in zip(jax.tree.leaves(flat), jax.tree.leaves(folded), strict=True):
+        np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-4, atol=1e-4)
+    assert flat[1].cfrc_ext.shape == (12, model.nbody, 6)
+
+
+def test_a_program_on_a_cpu_repeats_little() -> None:
+    """XLA would otherwise make a hundred times the instructions, and take minutes."""
+    physics = RigidPhysics(robot("ant"))
+    states = wandered(physics.host, 8)
+
+    def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array) -> Any:
+        return physics.step(State(qpos=qpos, qvel=qvel, qacc=qacc), None, ctrl, lambda seen: (), 5)[0]
+
+    lowered = jax.jit(jax.vmap(step)).lower(*states)
+    written = lowered.as_text().count("stablehlo.")
+    assert (lowered.compile().as_text() or "").count("\n") < 5 * written
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "name"),
+    [
+        ('<joint type="hinge" axis="1 1 0" pos="0.01 0.02 0"/>', '<joint type="ball" limited="false"/>', "ball joints"),
+        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="0.07 0.1 0.1"', "shapes that touch"),
+        ("<option ", '<option density="1.2" ', "a fluid"),
+        ("<option ", '<option cone="elliptic" ', "elliptic friction cones"),
+        ("<option ", '<option integrator="implicitfast" ', "another integrator"),
+        ("<motor ", '<position kp="3" ', "actuators other than plain motors"),
+        ('condim="1"', 'condim="6"', "contacts that turn or roll"),
+    ],
+)
+def test_what_a_model_lacks_is_named(old: str, new: str, name: str) -> None:
+    text = CRAB.replace(old, new)
+    if "position" in new:
+        text = text.replace('gear="4" ', "")
+    assert text != CRAB
+    with pytest.raises(ValueError, match=name):
+        RigidPhysics(mujoco.MjModel.from_xml_string(text))
+    RigidPhysics(mujoco.MjModel.from_xml_string(CRAB))
+
+
+def test_brax_tasks_that_are_not_covered_say_why() -> None:
+    assert BraxTask("ant").slow_because == ""
+    assert "more than one iteration" in BraxTask("halfcheetah").slow_because
+    assert ".xd.vel" in BraxTask("humanoid").slow_because
+    assert BraxTask("ant", physics="mjx").slow_because == ""
