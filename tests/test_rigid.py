@@ -72,7 +72,7 @@ POGO = """
 
 
 def wandered(model: mujoco.MjModel, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
-    """States that C MuJoCo passes through under held random controls, some of them kicked; controls for them."""
+    """States that C MuJoCo passes through under held random controls, some kicked; controls for them."""
     rng, data, rows = np.random.default_rng(seed), mujoco.MjData(model), []
     while len(rows) < count:
         mujoco.mj_resetData(model, data)
@@ -116,10 +116,9 @@ def robot(name: str) -> mujoco.MjModel:
     return model_of(BraxTask("ant", physics="mjx")._env)
 
 
-@pytest.mark.parametrize("name", ["ant", "crab"])
-def test_a_step_is_mjxs(name: str) -> None:
+def test_a_step_of_the_ant_is_mjxs() -> None:
     """To float32's rounding: the largest accelerations are some thousands."""
-    model = robot(name)
+    model = robot("ant")
     states = wandered(model, 1000)
     *wanted, touching = mjxs(model, states)
     assert (touching > 0).mean() > 0.2
@@ -131,13 +130,15 @@ def test_a_step_is_mjxs(name: str) -> None:
         assert percentile(mine, theirs, 100) < worst
 
 
-def test_in_double_precision_too() -> None:
+def test_so_is_one_of_a_robot_never_seen_before() -> None:
+    """In double precision, where rounding hides nothing."""
     model = robot("crab")
     with jax.enable_x64(True):
         states = tuple(jnp.asarray(x, jnp.float64) for x in wandered(model, 100))
-        *wanted, _ = mjxs(model, states)
+        *wanted, touching = mjxs(model, states)
         got = ours(RigidPhysics(model), states)
     assert got[0].dtype == np.float64
+    assert (touching > 0).mean() > 0.2
     for mine, theirs, close in zip(got, wanted, (1e-10, 1e-8, 1e-6, 1e-10), strict=True):
         assert percentile(mine, theirs, 100) < close
 
@@ -179,8 +180,8 @@ def test_a_program_on_a_cpu_repeats_little() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "name"),
     [
-        ('<joint type="hinge" axis="1 1 0" pos="0.01 0.02 0"/>', '<joint type="ball" limited="false"/>', "ball joints"),
-        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="0.07 0.1 0.1"', "shapes that touch"),
+        ('<joint type="hinge" axis="1 1 0"', '<joint type="ball" limited="false"', "ball joints"),
+        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="1 1 1"', "shapes that touch"),
         ("<option ", '<option density="1.2" ', "a fluid"),
         ("<option ", '<option cone="elliptic" ', "elliptic friction cones"),
         ("<option ", '<option integrator="implicitfast" ', "another integrator"),

@@ -77,9 +77,10 @@ class Constraints:
         self._damping: list[Value] = []
         for limit in limits:
             below, above = q[limit.coordinate] - limit.low, limit.high - q[limit.coordinate]
+            distance = apply(jnp.minimum, below, above) - limit.soft.margin
             sign = where(raw(below) < raw(above), 1.0, -1.0)
             self.limits.append((limit.dof, sign))
-            self._add(limit.soft, apply(jnp.minimum, below, above) - limit.soft.margin, tree.lanes_of_dof(limit.dof), 1)
+            self._add(limit.soft, distance, tree.lanes_of_dof(limit.dof), 1)
         for touch in self.touches:
             lanes = tree.links[touch.pair.two.link].lanes
             self._add(touch.pair.soft, touch.distance, lanes, _edges(touch))
@@ -163,11 +164,14 @@ class Constraints:
             parent = tree.links[i].parent
             if parent >= 0 and added[i] is not None:
                 lanes = tree.links[i].lanes if tree.links[parent].lanes == 1 else 1
-                up = mirrored([[lane_sum(x, lanes) for x in line[: k + 1]] for k, line in enumerate(added[i])])
+                lower = [[lane_sum(x, lanes) for x in line[: k + 1]] for k, line in enumerate(added[i])]
+                up = mirrored(lower)
                 added[parent] = up if added[parent] is None else _both(added[parent], up)
-        extra = motion.couple(
-            tree, self.pose, lambda i, s: [0.0] * 6 if added[i] is None else [dot(line, s) for line in added[i]]
-        )
+
+        def force(link: int, screw: Vector) -> Vector:
+            return [0.0] * 6 if added[link] is None else [dot(line, screw) for line in added[link]]
+
+        extra = motion.couple(tree, self.pose, force)
         matrix = [plus(a, b) for a, b in zip(matrix, extra, strict=True)]
         for (dof, _), weight in zip(self.limits, weights, strict=False):
             matrix[dof][dof] = matrix[dof][dof] + weight
@@ -180,7 +184,8 @@ class Constraints:
         for dof, sign in moves.items():
             force = [dot(line, self.pose.screw[dof]) for line in block]
             for other in (o for o in moves if o <= dof):
-                matrix[dof][other] = matrix[dof][other] + sign * moves[other] * dot(self.pose.screw[other], force)
+                along = dot(self.pose.screw[other], force)
+                matrix[dof][other] = matrix[dof][other] + sign * moves[other] * along
 
 
 def _edges(touch: Touch) -> int:
@@ -195,7 +200,7 @@ def mirrored(lower: Matrix) -> Matrix:
 
 def _both(a: Matrix, b: Matrix) -> Matrix:
     """a + b of symmetric ones."""
-    return mirrored([[x + y for x, y in zip(a[i][: i + 1], b[i][: i + 1], strict=True)] for i in range(len(a))])
+    return mirrored([plus(a[i][: i + 1], b[i][: i + 1]) for i in range(len(a))])
 
 
 def _stiffness(touch: Touch, weights: list[Value]) -> Matrix:
@@ -216,4 +221,5 @@ def _stiffness(touch: Touch, weights: list[Value]) -> Matrix:
     columns = [cross(touch.position, row) for row in here]
     corner = [[columns[j][i] for j in range(3)] for i in range(3)]  # [p] A
     turning = [cross(touch.position, line) for line in corner]  # - [p] A [p]
-    return mirrored([turning[i][: i + 1] for i in range(3)] + [columns[i] + here[i][: i + 1] for i in range(3)])
+    upper = [turning[i][: i + 1] for i in range(3)]
+    return mirrored(upper + [columns[i] + here[i][: i + 1] for i in range(3)])

@@ -100,7 +100,7 @@ def touching(model: mujoco.MjModel) -> list[tuple[int, int]]:
 def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
     """The same, by link and lane."""
     model = tree.model
-    slots: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    slots: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
     seen: dict[tuple[int, int], int] = {}
     for a, b in touching:
         body = int(model.geom_bodyid[b])
@@ -111,11 +111,11 @@ def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
         other = tree.place[first][0] if tree.weld[first] else -1
         slot = seen.get((link, lane), 0)
         seen[link, lane] = slot + 1
-        slots.setdefault((link, other, slot), []).append((lane, len(slots), a, b))  # type: ignore[arg-type]
+        slots.setdefault((link, other, slot), []).append((lane, a, b))
     found = []
     for (link, other, _), members in slots.items():
         ordered = sorted(members)
-        ones, twos = [m[2] for m in ordered], [m[3] for m in ordered]  # type: ignore[misc]
+        ones, twos = [m[1] for m in ordered], [m[2] for m in ordered]
         found.append(_pair(tree, _geom(tree, ones, other), _geom(tree, twos, link)))
     return found
 
@@ -176,7 +176,7 @@ def impedance(of: Soft, distance: Value) -> Value:
 
 
 def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
-    """The inverse regularisation at a ``distance`` less the margin, 0 where not active, and the spring's pull."""
+    """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
     d = impedance(of, distance)
     weight = d / apply(jnp.maximum, of.weight * (1.0 - d), 1e-15)
     return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance
@@ -187,7 +187,8 @@ def touches(tree: Tree, pose: Pose, pairs: list[Pair], steep: bool) -> list[Touc
 
     Args:
         steep: whether a capsule's first tangent lies along it however it stands, as in MuJoCo, rather than
-            at less than 60 degrees to the plane only, as in MJX.
+            at less than 60 degrees to the plane only, as in MJX (whose other tangent is not square to a plane
+            that is not level; ours is).
     """
     found = []
     for pair in pairs:
@@ -234,8 +235,8 @@ def _frame(normal: Vector) -> Matrix:
         tangent = times(length**-0.5 if isinstance(length, float) else 1.0 / apply(jnp.sqrt, length), tangent)
     else:
         level = abs(raw(normal[1])) < 0.5
-        side = [0.0, where(level, 1.0, 0.0), where(level, 0.0, 1.0)]
-        tangent = minus(side, times(dot(normal, side), normal))
+        either: Vector = [0.0, where(level, 1.0, 0.0), where(level, 0.0, 1.0)]
+        tangent = minus(either, times(dot(normal, either), normal))
         tangent = times(1.0 / apply(jnp.sqrt, dot(tangent, tangent)), tangent)
     return [normal, tangent, cross(normal, tangent)]
 

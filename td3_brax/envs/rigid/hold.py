@@ -1,10 +1,11 @@
 """Where XLA must stop computing the same thing again.
 
-XLA on a CPU makes one loop of a chain of arithmetic, and repeats in each loop what several need. That is right
-for a few operations; a robot's kinematics, which everything else needs, would be computed thousands of times,
-and compile for minutes. What it never repeats is a division: so on a CPU a value that took some arithmetic is
-divided by a one that the compiler does not know to be one. (Asked to merge loops instead, XLA breaks off on
-some programs.) On a GPU it weighs what repeating costs.
+XLA on a CPU makes one loop of a chain of arithmetic, and repeats in each loop what several need. That is
+right for a few operations; a robot's kinematics, which everything else needs, would be computed thousands of
+times, and compile for minutes. What it never repeats is a division: so on a CPU a value that took some
+arithmetic is divided by a one that the compiler does not know to be one. (Barriers of optimisation are gone
+before loops are made, and asked to merge loops XLA breaks off on some programs.) On a GPU it weighs what
+repeating costs.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ mlir.register_lowering(hold_p, mlir.lower_fun(lambda x, one: x / one, multiple_r
 
 @contextlib.contextmanager
 def holding(x: jax.Array) -> Iterator[None]:
-    """While this is open, values are held; ``x`` is any array of finite numbers that the program is given."""
+    """While this is open, values are held; ``x`` is any array of floats that the program is given."""
     largest = jnp.finfo(x.dtype).max
     reset = _ONE.set(jnp.where(x.ravel()[0] == largest, largest, 1).astype(x.dtype))
     try:

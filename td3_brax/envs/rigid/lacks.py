@@ -47,7 +47,8 @@ def lacks(model: mujoco.MjModel) -> list[str]:
         "activations": model.na,
         "actuators other than plain motors on hinges and slides": not motors.all()
         or (model.jnt_type[joints] == JOINT.mjJNT_FREE).any(),
-        "joints with several motors or limited forces": len(set(joints)) < model.nu or model.jnt_actfrclimited.any(),
+        "joints with several motors": len(set(joints)) < model.nu,
+        "joints of limited force": model.jnt_actfrclimited.any(),
         "elliptic friction cones": option.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL,
         "another integrator than Euler's and Runge and Kutta's": option.integrator not in INTEGRATORS,
         "switches of MuJoCo's other than eulerdamp": option.disableflags & ~KNOWN_FLAGS or option.enableflags,

@@ -182,7 +182,7 @@ def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
     """Spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
     found: list[Vector] = []
     for link in tree.links:
-        speed = found[link.parent] if link.parent >= 0 else [0.0] * 6
+        speed: Vector = found[link.parent] if link.parent >= 0 else [0.0] * 6
         for dof in link.dofs:
             speed = plus(speed, times(v[dof], pose.screw[dof]))
         found.append(speed)
@@ -206,17 +206,17 @@ def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
 
 def bias(tree: Tree, pose: Pose, own: list[Inertia], v: list[Value]) -> list[Value]:
     """Forces that keep the degrees of freedom from accelerating: gravity's, Coriolis' (Newton and Euler)."""
-    gravity = [0.0] * 3 + [-float(g) for g in tree.model.opt.gravity]
+    gravity: Vector = [0.0, 0.0, 0.0, *(-float(g) for g in tree.model.opt.gravity)]
     speeds: list[Vector] = []
     drifts: list[Vector] = []
     forces: list[Vector] = []
     for link, inertia in zip(tree.links, own, strict=True):
-        speed = speeds[link.parent] if link.parent >= 0 else [0.0] * 6
+        speed: Vector = speeds[link.parent] if link.parent >= 0 else [0.0] * 6
         drift = drifts[link.parent] if link.parent >= 0 else gravity
         for joint in link.joints:
             for dofs in [joint.dofs[:3], joint.dofs[3:]] if joint.kind == "free" else [joint.dofs]:
                 moved = _sum([times(v[dof], pose.screw[dof]) for dof in dofs])
-                if joint.kind != "free" or dofs != joint.dofs[:3]:
+                if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint's slides stay as they are
                     drift = plus(drift, _cross_motion(speed, moved))
                 speed = plus(speed, moved)
         speeds.append(speed)
@@ -254,4 +254,3 @@ def couple(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
             for other in path[: path.index(dof) + 1]:
                 matrix[dof][other] = dot(pose.screw[other], force)
     return matrix
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -36,10 +37,11 @@ class Seen:
 
 
 class RigidPhysics:
-    """The dynamics of ``model``: :class:`td3_brax.envs.physics.Physics`, or MJX's own, of hinges and capsules.
+    """The dynamics of ``model``, of hinges and capsules.
 
     Args:
-        iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
+        iterations: of Newton's method in each evaluation, as in :class:`td3_brax.envs.physics.Physics`; 0:
+            the one iteration of ``mjx.step`` with the model's own line search.
         line_search: of the search along each of its directions.
         grouped: whether alike limbs share arrays.
     Raises:
@@ -61,7 +63,7 @@ class RigidPhysics:
 
     def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
         """``frames`` time steps with controls [nu] held: the state, and ``view`` of the last evaluation."""
-        after, last = _of_one(lambda *many: self._frames(*many, frames=frames), state, ctrl)
+        after, last = _of_one(partial(self._frames, frames), state, ctrl)
         return after, view(last)
 
     def forward(self, state: State, ctrl: jax.Array) -> Seen:
@@ -73,11 +75,11 @@ class RigidPhysics:
         q, v, warm, control = self._split(state, ctrl)
         return self._see(q, v, self._dynamics.evaluate(q, v, warm, control).qacc)
 
-    def _frames(self, state: State, ctrl: jax.Array, frames: int) -> tuple[State, Seen]:
+    def _frames(self, frames: int, state: State, ctrl: jax.Array) -> tuple[State, Seen]:
         """Of N robots."""
         q, v, warm, control = self._split(state, ctrl)
         runge_kutta = self.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
-        advance = self._runge_kutta if runge_kutta else self._euler
+        advance: Callable[..., Any] = self._runge_kutta if runge_kutta else self._euler
 
         def frame(_: Any, carry: Any) -> Any:
             return tuple(map(arrays, advance(*map(numbers, carry[:3]), control)))
@@ -85,7 +87,8 @@ class RigidPhysics:
         first = tuple(map(arrays, (q, v, warm, q, v)))
         *after, last_q, last_v = jax.lax.fori_loop(0, frames, frame, first)
         tree = self._dynamics.tree
-        qpos, qvel, qacc = (_join(x, p) for x, p in zip(after, (tree.qpos, tree.qvel, tree.qvel), strict=True))
+        places = tree.qpos, tree.qvel, tree.qvel
+        qpos, qvel, qacc = (_join(x, at) for x, at in zip(after, places, strict=True))
         seen = self._see(numbers(last_q), numbers(last_v), numbers(after[2]))
         return State(qpos=qpos, qvel=qvel, qacc=qacc), seen
 
@@ -97,7 +100,7 @@ class RigidPhysics:
         """The same of order 4, without a branch: the first stage moves by nothing."""
         dynamics, h = self._dynamics, float(self.host.opt.timestep)
 
-        def stage(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        def stage(carry: Any, x: Any) -> Any:
             speed, qacc, speeds, qaccs = map(numbers, carry[:4])
             along, weight = numbers(x)
             at = dynamics.move(q, speed, h * along)
@@ -159,7 +162,7 @@ def _of_one(of_many: Callable[..., Any], *inputs: Any) -> Any:
     def _(size: int, batched: Any, *inputs: Any) -> Any:
         def flat(x: jax.Array, is_batched: bool) -> jax.Array:
             x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
-            return x.reshape(-1, *x.shape[2:])
+            return x.reshape(size * x.shape[1], *x.shape[2:])
 
         out = many(*jax.tree.map(flat, inputs, tuple(batched)))
         out = jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), out)

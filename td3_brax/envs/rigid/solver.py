@@ -1,4 +1,4 @@
-"""Accelerations under soft constraints: sparse factors of the mass matrix, MJX's one iteration, Newton's method.
+"""Accelerations under soft constraints: sparse factors, MJX's one iteration, Newton's method.
 
 What is minimised is 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = the smooth forces
 (MuJoCo's documentation, "Computation").
@@ -110,7 +110,8 @@ class Search:
         active = [raw(r + step * c) < 0 for r, c in zip(self._residual, self._change, strict=True)]
 
         def summed(parts: list[Value]) -> Value:
-            return over_lanes([where(a, p, 0.0) for a, p in zip(active, parts, strict=True)], self._rows.lanes)
+            pushing = [where(a, p, 0.0) for a, p in zip(active, parts, strict=True)]
+            return over_lanes(pushing, self._rows.lanes)
 
         constant = summed(self._constant)
         linear = summed(self._linear) + self._slope
@@ -172,7 +173,7 @@ def once(
     references: list[Value],
     warm: list[Value],
 ) -> list[Value]:
-    """The one iteration of MJX's Newton solver, from the better of ``warm`` and the unconstrained accelerations.
+    """The one iteration of MJX's Newton solver, from the better of ``warm`` and unconstrained accelerations.
 
     Its line search, of the model's own number of iterations, keeps a bracket of two points, and takes the
     better of them if that is better than no step at all.
@@ -195,7 +196,8 @@ def once(
     def chosen(a: list[Value], b: list[Value]) -> list[Value]:
         return [where(warmer, x, y) for x, y in zip(a, b, strict=True)]
 
-    x, residual, heavy = chosen(warm, free), chosen(from_warm[0], from_free[0]), chosen(from_warm[1], from_free[1])
+    x = chosen(warm, free)
+    residual, heavy = chosen(from_warm[0], from_free[0]), chosen(from_warm[1], from_free[1])
     weights = [where(raw(r) < 0, d, 0.0) for r, d in zip(residual, rows.weights, strict=True)]
     uphill = minus(heavy, smooth)
     gradient = plus(uphill, rows.push([d * r for d, r in zip(weights, residual, strict=True)]))

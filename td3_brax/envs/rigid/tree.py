@@ -15,7 +15,6 @@ import numpy as np
 from td3_brax.envs.rigid.lanes import Matrix, Value, Vector, constant
 
 JOINT, GEOM = mujoco.mjtJoint, mujoco.mjtGeom
-SHAPES = {int(GEOM.mjGEOM_SPHERE): "sphere", int(GEOM.mjGEOM_CAPSULE): "capsule", int(GEOM.mjGEOM_PLANE): "plane"}
 
 
 @dataclass
@@ -94,7 +93,9 @@ class Tree:
             if self.weld[body]:
                 self.place[body] = self.place[self.weld[body]]
 
-    def on_link(self, body: int, position: np.ndarray, quaternion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def on_link(
+        self, body: int, position: np.ndarray, quaternion: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """A pose in the frame of ``body`` as rotation [3, 3] and position [3] in that of its link."""
         rotation, at = _matrix(quaternion), np.array(position, np.float64)
         while body != self.weld[body]:
@@ -153,7 +154,7 @@ class Tree:
         """Add a link."""
         model, index = self.model, len(self.links)
         poses = [
-            self.on_link(int(model.body_parentid[b]), *_moved(model, b)) for b in bodies
+            self.on_link(int(model.body_parentid[b]), model.body_pos[b], model.body_quat[b]) for b in bodies
         ]
         inertias = [self._inertia(b) for b in bodies]
         link = Link(
@@ -203,7 +204,8 @@ class Tree:
         whole = np.zeros((3, 3))
         for b, m, (turn, at) in zip(bodies, masses, poses, strict=True):
             off = at - com
-            whole += turn @ np.diag(model.body_inertia[b]) @ turn.T + m * (off @ off * np.eye(3) - np.outer(off, off))
+            whole += turn @ np.diag(model.body_inertia[b]) @ turn.T
+            whole += m * (off @ off * np.eye(3) - np.outer(off, off))
         moments, axes = np.linalg.eigh(whole)
         if np.allclose(moments[0], moments[1], rtol=1e-6):  # alike ones last: then one axis says it all
             moments, axes = moments[::-1], axes[:, ::-1]
@@ -211,10 +213,6 @@ class Tree:
             moments = np.array([moments[0], *[moments[1:].mean()] * 2])
         axes = axes * np.sign(axes[np.abs(axes).argmax(axis=0), range(3)])
         return mass, np.asarray(com), moments, axes
-
-
-def _moved(model: mujoco.MjModel, body: int) -> tuple[np.ndarray, np.ndarray]:
-    return model.body_pos[body], model.body_quat[body]
 
 
 def _matrix(quaternion: np.ndarray) -> np.ndarray:
