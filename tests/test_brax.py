@@ -68,11 +68,17 @@ def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_othe
 
 
 @pytest.mark.parametrize(
-    ("name", "backend"), [("ant", "mjx"), ("reacher", "generalized"), ("hopper", "spring")]
+    ("name", "backend", "physics"),
+    [
+        ("ant", "mjx", "fast"),
+        ("ant", "mjx", "mjx"),
+        ("reacher", "generalized", "fast"),
+        ("hopper", "spring", "fast"),
+    ],
 )
-def test_steps_equal_brax_itself(name, backend):
+def test_steps_equal_brax_itself(name, backend, physics):
     """30 steps of 4 environments with the kept leaves alone: brax's own numbers."""
-    task, env = BraxTask(name, backend), brax_envs.get_environment(name, backend=backend)
+    task, env = BraxTask(name, backend, physics), brax_envs.get_environment(name, backend=backend)
     keys = jax.random.split(jax.random.key(0), 4)
     actions = jax.random.uniform(jax.random.key(1), (30, 4, task.action_size), minval=-1, maxval=1)
 
@@ -147,7 +153,7 @@ def test_solver_loops_are_known():
 
 
 def test_physics_keep_full_precision():
-    task = BraxTask("ant")
+    task = BraxTask("ant", physics="mjx")
     state, _ = jax.eval_shape(task.reset, jax.random.key(0))
     for lowered in (
         jax.jit(task.step).lower(state, jnp.zeros(task.action_size)),

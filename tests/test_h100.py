@@ -18,8 +18,8 @@ from td3_brax.plan import tree_bytes
 from td3_brax.presets import resolve
 from td3_brax.state import Replay, TrainState, Transition
 
-# Device operations as measured with jax 0.10.2 (0.12.0.1: 776, 66, 18, 24), and what more is allowed.
-COLLECT, LEARN, REFILL, OTHER = 821, 66, 19, 27
+# Device operations as measured with jax 0.10.2, and what more is allowed.
+COLLECT, LEARN, REFILL, OTHER = 315, 66, 19, 51
 """Per vector step, per update, per refill, and per vector step outside all three."""
 SLACK = 1.1
 
@@ -77,6 +77,16 @@ def test_chunk_starts_few_operations(chunk: Chunk) -> None:
     assert LEARN / 2 < scopes["learn"] / schedule.total_updates <= LEARN * SLACK
     assert 0 < scopes["refill"] / schedule.groups <= REFILL * SLACK
     assert scopes["other"] / schedule.vector_steps <= OTHER * SLACK
+
+
+def test_a_step_of_the_ant_is_a_few_hundred_operations() -> None:
+    """On MJX it is more than a thousand, among them library calls that keep it out of a CUDA graph."""
+    task = BraxTask("ant")
+    state, _ = jax.eval_shape(jax.vmap(task.reset), jax.random.split(jax.random.key(0), 1024))
+    action = jax.ShapeDtypeStruct((1024, task.action_size), jnp.float32)
+    counts = aot.count(aot.compile_for(jax.vmap(task.step), (state, action)))
+    assert counts.operations <= 300
+    assert (counts.custom_calls, counts.host, counts.unknown_loops, counts.conditionals) == ({}, (), (), ())
 
 
 def test_chunk_on_the_cpu(chunk: Chunk) -> None:
