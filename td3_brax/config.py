@@ -49,7 +49,7 @@ MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 PRESETS = ("quick", "paper", "author", "ddpg")
 BACKENDS = ("mjx", "generalized", "positional", "spring")
-PHYSICS = ("fast", "mjx")
+PHYSICS = ("auto", "fast", "mjx")
 
 
 class ConfigError(ValueError):
@@ -152,9 +152,9 @@ class Config:
     )
     backend: str = option("mjx", "task", "physics of a brax task", choices=BACKENDS)
     physics: str = option(
-        "fast",
+        "auto",
         "task",
-        "of Gymnasium's tasks and brax's on mjx: our own arithmetic where it covers the model, or MJX's",
+        "of Gymnasium's tasks and brax's on mjx: our own arithmetic (fast), MJX's, or which is sooner (auto)",
         choices=PHYSICS,
     )
     num_envs: int = option(128, "task", "environments that step together", above=0)
@@ -328,6 +328,10 @@ class Config:
                 raise ConfigError("env_args", self.env_args, f"brax's {self.env} takes none")
         elif self.backend != "mjx":
             raise ConfigError("backend", self.backend, f"{self.env} runs on mjx only")
+        own = self.backend != "mjx" or self.env not in BRAX_TASKS + GYMNASIUM_TASKS
+        if self.physics != "auto" and own:
+            of = self.env if self.backend == "mjx" else f"the {self.backend} backend"
+            raise ConfigError("physics", self.physics, f"{of} has its own")
         for name in ("num_envs", "batch_size"):
             if self.devices and getattr(self, name) % self.devices:
                 raise ConfigError(

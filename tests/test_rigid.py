@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from visits import percentile
 
+from td3_brax.config import Config, ConfigError
+from td3_brax.envs import gymnasium
 from td3_brax.envs.brax import BraxTask, model_of
 from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.physics import State
@@ -199,8 +201,29 @@ def test_what_a_model_lacks_is_named(old: str, new: str, name: str) -> None:
     RigidPhysics(mujoco.MjModel.from_xml_string(CRAB))
 
 
-def test_brax_tasks_that_are_not_covered_say_why() -> None:
-    assert BraxTask("ant").slow_because == ""
-    assert "more than one iteration" in BraxTask("halfcheetah").slow_because
-    assert ".xd.vel" in BraxTask("humanoid").slow_because
-    assert BraxTask("ant", physics="mjx").slow_because == ""
+def brax_task(name: str, physics: str) -> BraxTask:
+    return BraxTask(name, physics=physics)
+
+
+def gymnasium_task(name: str, physics: str) -> Any:
+    return gymnasium.make(name, {}, physics)
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "why"),
+    [
+        (brax_task, "halfcheetah", "a solver of more than one iteration"),
+        (brax_task, "humanoid", "a task that reads .*xd.vel"),
+        (gymnasium_task, "Swimmer-v5", "a model with a fluid"),
+    ],
+)
+def test_a_task_that_is_not_covered_says_why(make: Any, name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=f"--physics=fast: does not cover {name}: {why}"):
+        make(name, "fast")
+    make(name, "auto")
+
+
+@pytest.mark.parametrize("options", [{"backend": "spring"}, {"env": "playground:CheetahRun"}])
+def test_physics_of_their_own_are_not_replaced(options: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"--physics=fast: .* has its own"):
+        Config(physics="fast", **options)

@@ -40,14 +40,13 @@ class BraxTask(WrappedTask):
     Args:
         name: a name that ``brax.envs`` registers.
         backend: ``mjx``, ``generalized``, ``positional`` or ``spring``.
-        physics: ``fast`` for :class:`RigidPhysics` in place of the ``mjx`` backend's where it gives all that
-            the task reads, or ``mjx``.
+        physics: of the ``mjx`` backend: ``mjx``, ``fast`` for :class:`RigidPhysics`, or ``auto`` for these
+            where they give all that the task reads.
+    Raises:
+        ConfigError: a backend that brax does not have the task on, or fast physics that don't cover it.
     """
 
-    slow_because: str = ""
-    """Why the physics are not the fast ones, where those were asked for."""
-
-    def __init__(self, name: str, backend: str = "mjx", physics: str = "fast") -> None:
+    def __init__(self, name: str, backend: str = "mjx", physics: str = "auto") -> None:
         with quiet():
             try:
                 env = brax_envs.get_environment(name, backend=backend)
@@ -55,11 +54,12 @@ class BraxTask(WrappedTask):
                 if "Unsupported backend" not in str(error):
                     raise
                 raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
-        if backend == "mjx" and physics == "fast":
+        if backend == "mjx" and physics != "mjx":
             try:
                 env.pipeline_step = _faster(env)
             except ValueError as error:
-                self.slow_because = str(error)
+                if physics == "fast":
+                    raise ConfigError("physics", physics, f"does not cover {name}: {error}") from None
         super().__init__(name, env, env.sys.mj_model, lambda state: state.pipeline_state.q)
 
 

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from td3_brax.config import ConfigError
 from td3_brax.envs import physics
 from td3_brax.envs.installed import arguments, model_of
 from td3_brax.envs.mjx import precise
 from td3_brax.envs.physics import Forward, Physics
-from td3_brax.envs.rigid.lacks import lacks
 from td3_brax.envs.rigid.physics import RigidPhysics, Seen
 from td3_brax.envs.task import Step
 
@@ -39,9 +39,10 @@ class GymnasiumTask:
     Args:
         name: as Gymnasium registers it, such as ``Ant-v5``.
         args: constructor arguments of Gymnasium's class, by name.
-        physics: ``fast`` for :class:`RigidPhysics` where it covers the model, or ``mjx``.
+        physics: ``fast`` for :class:`RigidPhysics`; ``mjx`` and ``auto`` for :class:`Physics`.
     Raises:
-        ConfigError: an argument that the class does not take, or a model other than the tested one.
+        ConfigError: an argument that the class does not take, a model other than the tested one, or fast
+            physics that don't cover it.
     """
 
     open_loops = False
@@ -52,18 +53,19 @@ class GymnasiumTask:
     """Most contacts that are active at a time, where more could be."""
     iterations = 4
 
-    def __init__(self, name: str, args: Mapping[str, Any], physics: str = "fast") -> None:
+    def __init__(self, name: str, args: Mapping[str, Any], physics: str = "auto") -> None:
         self.name = name
         self.v4 = name.endswith("-v4")
         self.args = SimpleNamespace(**{"frame_skip": self.frame_skip} | arguments(name, args))
         self.model = model_of(name, "walker2d_v5.xml" if name == "Walker2d-v5" else self.xml)
-        self.slow_because = ", ".join(lacks(self.model)) if physics == "fast" else ""
-        """What its model has that the fast physics lack, where those were asked for."""
-        self.physics: Physics | RigidPhysics = (
-            Physics(self.model, self.contacts, self.iterations)
-            if physics == "mjx" or self.slow_because
-            else RigidPhysics(self.model, self.iterations)
-        )
+        self.physics: Physics | RigidPhysics
+        if physics == "fast":
+            try:
+                self.physics = RigidPhysics(self.model, self.iterations)
+            except ValueError as error:
+                raise ConfigError("physics", physics, f"does not cover {name}: {error}") from None
+        else:
+            self.physics = Physics(self.model, self.contacts, self.iterations)
         self.dt = self.model.opt.timestep * self.args.frame_skip
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         self.action_low, self.action_high = low, high
@@ -369,6 +371,6 @@ TASKS: dict[str, type[GymnasiumTask]] = {
 }
 
 
-def make(name: str, args: Mapping[str, Any], physics: str = "fast") -> GymnasiumTask:
+def make(name: str, args: Mapping[str, Any], physics: str = "auto") -> GymnasiumTask:
     """The task of that name; see :class:`GymnasiumTask`."""
     return TASKS[name.rsplit("-v", 1)[0]](name, args, physics)

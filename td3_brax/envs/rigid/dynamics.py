@@ -65,13 +65,12 @@ class Dynamics:
     Args:
         iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
         line_search: of Newton's method along each direction.
-        grouped: whether alike limbs share arrays.
     """
 
-    def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int, grouped: bool) -> None:
+    def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int) -> None:
         self.model, self.iterations, self.line_search = model, iterations, line_search
         touching = contact.touching(model)
-        self.tree = Tree(model, touching, grouped)
+        self.tree = Tree(model, touching)
         self.pairs = contact.pairs(self.tree, touching)
         self.limits = limits(self.tree)
         self.motors: list[tuple[int, Value, list[int]]] = []

@@ -43,18 +43,15 @@ class RigidPhysics:
         iterations: of Newton's method in each evaluation, as in :class:`td3_brax.envs.physics.Physics`; 0:
             the one iteration of ``mjx.step`` with the model's own line search.
         line_search: of the search along each of its directions.
-        grouped: whether alike limbs share arrays.
     Raises:
         ValueError: a model with something that is not covered; the text names it.
     """
 
-    def __init__(
-        self, model: mujoco.MjModel, iterations: int = 0, line_search: int = 8, grouped: bool = True
-    ) -> None:
+    def __init__(self, model: mujoco.MjModel, iterations: int = 0, line_search: int = 8) -> None:
         if missing := lacks(model):
             raise ValueError(f"a model with {', '.join(missing)}")
         self.host = model
-        self._dynamics = Dynamics(model, iterations, line_search, grouped)
+        self._dynamics = Dynamics(model, iterations, line_search)
         limited = model.actuator_ctrllimited.astype(bool)
         self._range = [
             np.where(limited, end, far).astype(np.float32)

@@ -68,14 +68,13 @@ class Link:
 
 
 class Tree:
-    """The links of ``model``, parents first.
+    """The links of ``model``, parents first. Alike siblings share one, unless shapes that move can touch.
 
     Args:
-        grouped: whether alike siblings share a link.
         touching: pairs of geoms that can touch, the first of which is a plane of the world or a geom.
     """
 
-    def __init__(self, model: mujoco.MjModel, touching: Sequence[tuple[int, int]], grouped: bool) -> None:
+    def __init__(self, model: mujoco.MjModel, touching: Sequence[tuple[int, int]]) -> None:
         self.model = model
         self.weld = model.body_weldid
         self.links: list[Link] = []
@@ -87,7 +86,7 @@ class Tree:
         """Link and lane of each body that moves or is welded to one that does."""
         self._touching = touching
         across = any(self.weld[model.geom_bodyid[a]] != 0 for a, _ in touching)
-        self.grouped = grouped and not across
+        self.grouped = not across
         self._below([0], -1)
         for body in range(model.nbody):
             if self.weld[body]:
