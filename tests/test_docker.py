@@ -62,6 +62,8 @@ def shell(tmp_path: Path) -> Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # What the shell that started the tests may have had them ignore, no trap would catch.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     return start
