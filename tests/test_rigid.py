@@ -16,6 +16,7 @@ from td3_brax.envs import gymnasium
 from td3_brax.envs.brax import BraxTask, model_of
 from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.physics import State
+from td3_brax.envs.quiet import quiet
 from td3_brax.envs.rigid.physics import RigidPhysics
 
 CRAB = """
@@ -73,6 +74,7 @@ POGO = """
 """
 
 
+@quiet()  # or MuJoCo would leave a log of those that fly apart
 def wandered(model: mujoco.MjModel, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     """States that C MuJoCo passes through under held random controls, some kicked; controls for them."""
     rng, data, rows = np.random.default_rng(seed), mujoco.MjData(model), []
