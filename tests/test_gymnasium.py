@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from td3_brax.config import GYMNASIUM_TASKS, ConfigError
 from td3_brax.envs import installed, physics
 from td3_brax.envs.gymnasium import GymnasiumTask, make
 from td3_brax.envs.mjx import mjx, precise
+from td3_brax.envs.rigid.lacks import lacks
 from td3_brax.envs.wrapped import _primitives
+from td3_brax.presets import resolve
 
 STATES = 1000
 CLOSE = 1e-3
@@ -192,8 +195,17 @@ def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
     assert max(theirs_off) > 0.1, "MJX aligns the frame itself now: delete Contacts.frames"
 
 
+@pytest.mark.parametrize("name", GYMNASIUM_TASKS)
+def test_a_gpu_has_the_physics_that_are_a_kernel_there(name: str) -> None:
+    """Where they cover the task."""
+    model = make(name, {}, "mjx").model
+    assert resolve({"env": name}, "gpu").physics == ("auto" if lacks(model) else "fast")
+    assert resolve({"env": name, "physics": "mjx"}, "gpu").physics == "mjx"
+    assert resolve({"env": name}, "cpu").physics == "auto"
+
+
 def test_a_policy_is_scored_in_the_real_environment(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
@@ -208,3 +220,7 @@ def test_a_policy_is_scored_in_the_real_environment(
     assert "takes 4 observations and gives 1 actions; Ant-v5 has 105 and 8" in capsys.readouterr().err
     assert score.main([str(run), "--gym=ant-v5"]) == 2
     assert "did you mean Ant-v5?" in capsys.readouterr().err
+    config, policy = score.load(run, "best")
+    monkeypatch.setattr(score, "load", lambda *_: (replace(config, env="inverted_pendulum"), policy))
+    assert score.main([str(run)]) == 2
+    assert "say which to play, such as --gym=InvertedPendulum-v4" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,13 +12,14 @@ import numpy as np
 import pytest
 from visits import percentile
 
-from td3_brax.config import Config, ConfigError
+from td3_brax.config import GYMNASIUM_TASKS, Config, ConfigError
 from td3_brax.envs import gymnasium
 from td3_brax.envs.brax import BraxTask, model_of
 from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.physics import State
 from td3_brax.envs.quiet import quiet
 from td3_brax.envs.rigid.physics import RigidPhysics
+from td3_brax.envs.rigid.steps import Steps
 
 CRAB = """
 <mujoco>
@@ -74,6 +76,30 @@ POGO = """
 """
 
 
+TWINS = """
+<mujoco>
+  <option timestep="0.005" iterations="1" ls_iterations="6"/>
+  <default><geom condim="3" friction="0.8" density="300"/></default>
+  <worldbody>
+    <geom type="plane" size="9 9 9" contype="0"/>
+    <body pos="0 0 0.3">
+      <freejoint/>
+      <geom type="box" size="0.1 0.2 0.05" contype="0" conaffinity="0"/>
+      <body pos="0 0.2 0">
+        <joint name="left" type="hinge" axis="0 1 0"/>
+        <geom type="sphere" size="0.1" pos="0.1 0 -0.1" conaffinity="0"/>
+      </body>
+      <body pos="0 -0.2 0">
+        <joint name="right" type="hinge" axis="0 1 0.2"/>
+        <geom type="sphere" size="0.12" pos="-0.1 0 -0.1" conaffinity="0"/>
+      </body>
+    </body>
+  </worldbody>
+  <actuator><motor joint="right" gear="2"/><motor joint="left" gear="3"/></actuator>
+</mujoco>
+"""
+
+
 @quiet()  # or MuJoCo would leave a log of those that fly apart
 def wandered(model: mujoco.MjModel, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     """States that C MuJoCo passes through under held random controls, some kicked; controls for them."""
@@ -115,8 +141,8 @@ def ours(physics: RigidPhysics, states: tuple[Any, ...]) -> Any:
 
 
 def robot(name: str) -> mujoco.MjModel:
-    if name in ("crab", "pogo"):
-        return mujoco.MjModel.from_xml_string({"crab": CRAB, "pogo": POGO}[name])
+    if text := {"crab": CRAB, "pogo": POGO, "twins": TWINS}.get(name):
+        return mujoco.MjModel.from_xml_string(text)
     return model_of(BraxTask("ant", physics="mjx")._env)
 
 
@@ -166,6 +192,25 @@ def test_members_and_environments_are_taken_together() -> None:
     for a, b in zip(jax.tree.leaves(flat), jax.tree.leaves(folded), strict=True):
         np.testing.assert_allclose(a, b.reshape(a.shape), rtol=1e-4, atol=1e-4)
     assert flat[1].cfrc_ext.shape == (12, model.nbody, 6)
+
+
+@pytest.mark.parametrize("name", ["pogo", "twins", "InvertedPendulum-v5", "Hopper-v5"])
+def test_a_kernels_steps_are_the_same(name: str) -> None:
+    """As arithmetic: what a GPU's own functions round differently is not to be seen here."""
+    if name in GYMNASIUM_TASKS:
+        model, iterations = gymnasium.make(name, {}).model, 4
+    else:
+        model, iterations = robot(name), 0
+    steps = Steps(model, iterations, 8)
+    assert (max(link.lanes for link in steps.dynamics.tree.links) > 1) == (name == "twins")
+    with jax.enable_x64(True):
+        states = tuple(jnp.asarray(x, jnp.float64) for x in wandered(model, 40))
+        wanted = jax.jit(partial(steps.in_lanes, frames=2))(*states)
+        got = jax.jit(partial(steps.in_threads, frames=2, interpret=True))(*states)
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert mine.shape == theirs.shape
+        assert np.isfinite(mine).all()
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-9)
 
 
 def test_a_program_on_a_cpu_repeats_little() -> None:

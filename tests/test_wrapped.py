@@ -30,11 +30,13 @@ class Walk:
 
     action_size = 1
     dt = 0.5
+    traced = 0
 
     def reset(self, key: jax.Array) -> State:
         return self._at(jax.random.uniform(key, (1,)), jnp.zeros(50), jnp.zeros((), int))
 
     def step(self, state: State, action: jax.Array) -> State:
+        self.traced += 1
         return self._at(state.place + action, state.trail.at[0].set(action[0]), state.info["count"] + 1)
 
     def _at(self, place: jax.Array, trail: jax.Array, count: jax.Array) -> State:
@@ -59,6 +61,16 @@ def test_a_named_observation_is_the_robots_own_and_only_what_is_read_is_kept() -
         assert bool(out.terminated) == (place > 3)
     out, shown = task.shown(state, jnp.ones(1))
     np.testing.assert_allclose(shown, out.obs)
+
+
+def test_the_library_is_traced_once_however_many_programs_step() -> None:
+    walk, model = Walk(), mujoco.MjModel.from_xml_string("<mujoco/>")
+    task = WrappedTask("walk", walk, model, lambda state: state.place, own_observation)
+    states, _ = jax.eval_shape(jax.vmap(task.reset), jax.random.split(jax.random.key(0), 4))
+    for _ in range(3):
+        text = jax.jit(jax.vmap(task.step)).lower(states, jnp.ones((4, 1))).as_text()
+        assert "50x" not in text  # what nobody reads is not computed
+    assert walk.traced == 1
 
 
 def test_an_observation_without_a_name_is_taken_whole() -> None:

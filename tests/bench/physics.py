@@ -1,6 +1,7 @@
 """Brax's Ant in four physics: ``speed`` on a CPU, operations and compiling for an H100 (``h100``).
 
-``python tests/bench/physics.py speed 1 64 512 4096`` (numbers of environments), ``... h100 ant Ant-v5``.
+``python tests/bench/physics.py speed 1 64 512 4096`` (numbers of environments), ``... h100 ant Ant-v5``,
+``... agreement`` of one time step with ``mjx.step``'s.
 """
 
 from __future__ import annotations
@@ -8,7 +9,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from td3_brax.device import prepare_jax
 
@@ -19,6 +23,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 from mujoco import rollout
+from test_rigid import mjxs, ours, robot, wandered
 
 jax.config.update("jax_enable_compilation_cache", False)
 
@@ -27,6 +32,7 @@ from td3_brax.config import GYMNASIUM_TASKS
 from td3_brax.envs.brax import BraxTask, model_of
 from td3_brax.envs.gymnasium import make
 from td3_brax.envs.mjx import mjx, precise
+from td3_brax.envs.rigid.physics import RigidPhysics
 
 FRAMES, LENGTH, SECONDS = 5, 10, 3.0
 
@@ -131,6 +137,20 @@ def h100(names: list[str]) -> None:
             print(f"| {name} | {physics} | {' | '.join(f'{x:,}' for x in cells)} |", flush=True)
 
 
+def agreement(_: list[str]) -> None:
+    """Percentiles 50, 99 and 100 of the largest error of a time step in qpos, qvel and qacc."""
+    print("| robot | states, of them touching | qpos | qvel | qacc |\n|---|---|---|---|---|")
+    for name, count, dtype in (("ant", 1000, np.float32), ("crab", 100, np.float64)):
+        model = robot(name)
+        with jax.enable_x64(dtype == np.float64):
+            states = tuple(jnp.asarray(x, dtype) for x in wandered(model, count))
+            *wanted, touching = mjxs(model, states)
+            got = ours(RigidPhysics(model), states)
+        errors = [np.abs(a - b).max(axis=1) for a, b in zip(got[:3], wanted[:3], strict=True)]
+        cells = [" ".join(f"{x:.0e}" for x in np.percentile(e, (50, 99, 100))) for e in errors]
+        print(f"| {name}, {dtype.__name__} | {count:,}, {(touching > 0).sum():,} | {' | '.join(cells)} |")
+
+
 if __name__ == "__main__":
     job, *rest = sys.argv[1:] or ["speed"]
-    {"speed": speed, "h100": h100}[job](rest)
+    {"speed": speed, "h100": h100, "agreement": agreement}[job](rest)

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from td3_brax.envs.rigid import motion
-from td3_brax.envs.rigid.contact import Pair, Soft, Touch, soft, touches, weigh
+from td3_brax.envs.rigid.contact import Pair, Touch, touches
 from td3_brax.envs.rigid.lanes import (
     Matrix,
     Value,
@@ -26,6 +26,7 @@ from td3_brax.envs.rigid.lanes import (
     where,
 )
 from td3_brax.envs.rigid.motion import Pose
+from td3_brax.envs.rigid.soft import Soft, soft, weigh
 from td3_brax.envs.rigid.tree import Tree
 
 
@@ -163,7 +164,7 @@ class Constraints:
         for i in reversed(range(len(tree.links))):
             parent = tree.links[i].parent
             if parent >= 0 and added[i] is not None:
-                lanes = tree.links[i].lanes if tree.links[parent].lanes == 1 else 1
+                lanes = tree.lanes_below(i)
                 lower = [[lane_sum(x, lanes) for x in line[: k + 1]] for k, line in enumerate(added[i])]
                 up = mirrored(lower)
                 added[parent] = up if added[parent] is None else _both(added[parent], up)

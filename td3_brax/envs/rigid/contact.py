@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.envs.constraints import spring
 from td3_brax.envs.rigid.lanes import (
     Matrix,
     Value,
@@ -26,20 +25,8 @@ from td3_brax.envs.rigid.lanes import (
     where,
 )
 from td3_brax.envs.rigid.motion import Pose
+from td3_brax.envs.rigid.soft import Soft, soft
 from td3_brax.envs.rigid.tree import GEOM, Tree
-
-
-@dataclass
-class Soft:
-    """How stiff a constraint is, in MuJoCo's terms."""
-
-    weight: Value
-    """Inverse weight at the model's own position."""
-    stiffness: Value
-    damping: Value
-    solimp: Vector
-    """[5]"""
-    margin: Value
 
 
 @dataclass
@@ -146,40 +133,6 @@ def _pair(tree: Tree, one: Geom, two: Geom) -> Pair:
     weight = np.where(slides, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, weight)
     margin = model.geom_margin[a] + model.geom_margin[b]
     return Pair(one, two, constant(mu), soft(weight, solref, solimp, margin, model.opt.timestep))
-
-
-def soft(
-    weight: np.ndarray, solref: np.ndarray, solimp: np.ndarray, margin: np.ndarray, timestep: float
-) -> Soft:
-    """Of MuJoCo's parameters [lanes, ...]."""
-    k, b = spring(solref, solimp, timestep)
-    low, high, middle = (np.clip(solimp[:, i], mujoco.mjMINIMP, mujoco.mjMAXIMP) for i in (0, 1, 3))
-    width, power = np.maximum(solimp[:, 2], mujoco.mjMINVAL), np.maximum(solimp[:, 4], 1)
-    shape = [constant(x) for x in (low, high, width, middle, power)]
-    return Soft(constant(weight), constant(k), constant(b), shape, constant(margin))
-
-
-def impedance(of: Soft, distance: Value) -> Value:
-    """MuJoCo's d(r)."""
-    low, high, width, middle, power = of.solimp
-    x = apply(jnp.minimum, apply(jnp.abs, distance * (1.0 / width)), 1.0)
-
-    def raised(base: Value, middle: Value) -> Value:
-        if power == 1.0:
-            return base
-        if power == 2.0:
-            return base * base / middle
-        return apply(jnp.power, base, power) / apply(jnp.power, middle, power - 1.0)
-
-    rising, falling = raised(x, middle), 1.0 - raised(1.0 - x, 1.0 - middle)
-    return low + where(raw(x) < raw(middle), rising, falling) * (high - low)
-
-
-def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
-    """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
-    d = impedance(of, distance)
-    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), 1e-15)
-    return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance
 
 
 def touches(tree: Tree, pose: Pose, pairs: list[Pair], steep: bool) -> list[Touch]:

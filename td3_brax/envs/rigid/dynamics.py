@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.envs.rigid import contact, motion, solver
+from td3_brax.envs.rigid import contact, factor, inertia, motion, solver
 from td3_brax.envs.rigid.constraints import Constraints, limits
 from td3_brax.envs.rigid.lanes import (
     Matrix,
@@ -65,12 +65,13 @@ class Dynamics:
     Args:
         iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
         line_search: of Newton's method along each direction.
+        alike: whether alike parts, such as legs, share arrays.
     """
 
-    def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int) -> None:
+    def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int, alike: bool = True) -> None:
         self.model, self.iterations, self.line_search = model, iterations, line_search
         touching = contact.touching(model)
-        self.tree = Tree(model, touching)
+        self.tree = Tree(model, touching, alike)
         self.pairs = contact.pairs(self.tree, touching)
         self.limits = limits(self.tree)
         self.motors: list[tuple[int, Value, list[int]]] = []
@@ -90,8 +91,8 @@ class Dynamics:
     def evaluate(self, q: Values, v: Values, warm: Values, ctrl: Values) -> Evaluation:
         """At coordinates ``q`` and velocities ``v``, the solver starting at accelerations ``warm``."""
         tree, held = self.tree, self.hold(q, v)
-        own = motion.inertias(tree, held.pose)
-        whole = motion.composites(tree, own)
+        own = inertia.inertias(tree, held.pose.rotation, held.pose.position)
+        whole = inertia.composites(tree, own)
         mass = motion.couple(tree, held.pose, lambda link, screw: whole[link].of(screw))
         for dof, places in enumerate(tree.qvel):
             mass[dof][dof] = mass[dof][dof] + constant(self.model.dof_armature[places])
@@ -100,7 +101,7 @@ class Dynamics:
             smooth[dof] = smooth[dof] + gear * control
         rows, references = held.rows, held.references
         if not rows.weights:
-            qacc = solver.Factor(tree, mass).solve(smooth)
+            qacc = factor.Factor(tree, mass).solve(smooth)
         elif self.iterations:
             how = self.iterations, self.line_search
             qacc = solver.newtons(tree, mass, smooth, rows, references, warm, *how)
@@ -129,7 +130,7 @@ class Dynamics:
             for dof, places in enumerate(self.tree.qvel):
                 damped[dof][dof] = damped[dof][dof] + constant(h * damping[places])
             pushed = out.held.rows.push(out.held.forces(qacc))
-            qacc = solver.Factor(self.tree, damped).solve(plus(out.smooth, pushed))
+            qacc = factor.Factor(self.tree, damped).solve(plus(out.smooth, pushed))
         v = plus(v, times(h, qacc))
         return self.move(q, v, h), v, out.qacc
 
@@ -156,7 +157,9 @@ class Dynamics:
 
     def contact_forces(self, held: Held, forces: Values) -> list[Vector]:
         """[nbody][6] of contacts on each body, torque about its tree's centre of mass, then force."""
-        whole = motion.composites(self.tree, motion.inertias(self.tree, held.pose))
+        whole = inertia.composites(
+            self.tree, inertia.inertias(self.tree, held.pose.rotation, held.pose.position)
+        )
         found: list[Vector] = [[0.0] * 6 for _ in range(self.model.nbody)]
         for touch, wrench in zip(held.rows.touches, held.rows.wrenches(forces), strict=True):
             for geom, sign in ((touch.pair.two, 1.0), (touch.pair.one, -1.0)):

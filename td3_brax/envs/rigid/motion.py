@@ -11,6 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from td3_brax.envs.rigid.inertia import Inertia
 from td3_brax.envs.rigid.lanes import (
     Matrix,
     Value,
@@ -28,31 +29,7 @@ from td3_brax.envs.rigid.lanes import (
     times,
     total,
 )
-from td3_brax.envs.rigid.tree import Joint, Link, Tree
-
-
-@dataclass
-class Inertia:
-    """Of a rigid body about the point: mass, mass times centre, rotational inertia."""
-
-    mass: Value
-    first: Vector
-    second: Matrix
-
-    def __add__(self, other: Inertia) -> Inertia:
-        second = [plus(a, b) for a, b in zip(self.second, other.second, strict=True)]
-        return Inertia(self.mass + other.mass, plus(self.first, other.first), second)
-
-    def of(self, motion: Vector) -> Vector:
-        """The momentum [6] of a spatial velocity [6]."""
-        turn, move = motion[:3], motion[3:]
-        torque = plus(rotate(self.second, turn), cross(self.first, move))
-        return torque + minus(times(self.mass, move), cross(self.first, turn))
-
-    def lanes_added(self, lanes: int) -> Inertia:
-        """Of all lanes together."""
-        second = [[lane_sum(x, lanes) for x in row] for row in self.second]
-        return Inertia(lane_sum(self.mass, lanes), [lane_sum(x, lanes) for x in self.first], second)
+from td3_brax.envs.rigid.tree import Joint, Tree
 
 
 @dataclass
@@ -140,44 +117,6 @@ def from_quaternion(q: Vector) -> Matrix:
     ]
 
 
-def inertias(tree: Tree, pose: Pose) -> list[Inertia]:
-    """Of each link."""
-    found = []
-    for link, turn, at in zip(tree.links, pose.rotation, pose.position, strict=True):
-        centre = plus(at, rotate(turn, link.com))
-        # Of the three principal axes two say it all, and one where two moments are alike.
-        base, extra = _spread(link)
-        axes = [(m, rotate(turn, column(link.principal, k))) for k, m in extra]
-        square = dot(centre, centre) * link.mass
-        second = [
-            [
-                (base + square if i == j else 0.0)
-                + total([m * axis[i] * axis[j] for m, axis in axes])
-                - link.mass * centre[i] * centre[j]
-                for j in range(3)
-            ]
-            for i in range(3)
-        ]
-        found.append(Inertia(link.mass, times(link.mass, centre), second))
-    return found
-
-
-def _spread(link: Link) -> tuple[Value, list[tuple[int, Value]]]:
-    """The last moment, which all axes have, and what the others have more."""
-    last = link.moments[2]
-    return last, [(k, link.moments[k] - last) for k in range(2)]
-
-
-def composites(tree: Tree, own: list[Inertia]) -> list[Inertia]:
-    """Of each link with all that hangs on it."""
-    whole = list(own)
-    for i in reversed(range(len(tree.links))):
-        if (parent := tree.links[i].parent) >= 0:
-            lanes = tree.links[i].lanes if tree.links[parent].lanes == 1 else 1
-            whole[parent] = whole[parent] + whole[i].lanes_added(lanes)
-    return whole
-
-
 def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
     """Spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
     found: list[Vector] = []
@@ -198,8 +137,7 @@ def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
         for dof in link.dofs:
             found[dof] = dot(pose.screw[dof], forces[i])
         if link.parent >= 0:
-            lanes = link.lanes if tree.links[link.parent].lanes == 1 else 1
-            up = [lane_sum(x, lanes) for x in forces[i]]
+            up = [lane_sum(x, tree.lanes_below(i)) for x in forces[i]]
             forces[link.parent] = plus(forces[link.parent], up)
     return found
 

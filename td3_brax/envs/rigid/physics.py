@@ -13,13 +13,11 @@ import mujoco
 import numpy as np
 
 from td3_brax.envs.physics import State
-from td3_brax.envs.rigid.dynamics import Dynamics, Values, arrays, numbers
+from td3_brax.envs.rigid.dynamics import Values
 from td3_brax.envs.rigid.hold import holding
 from td3_brax.envs.rigid.lacks import lacks
-from td3_brax.envs.rigid.lanes import plus, raw, times
-
-RUNGE_KUTTA = np.array([0, 0.5, 0.5, 1]), np.array([1, 2, 2, 1]) / 6
-"""How far each stage looks along the one before, and its weight."""
+from td3_brax.envs.rigid.lanes import raw
+from td3_brax.envs.rigid.steps import Steps, join, split
 
 
 @flax.struct.dataclass
@@ -51,7 +49,8 @@ class RigidPhysics:
         if missing := lacks(model):
             raise ValueError(f"a model with {', '.join(missing)}")
         self.host = model
-        self._dynamics = Dynamics(model, iterations, line_search)
+        self._steps = Steps(model, iterations, line_search)
+        self._dynamics = self._steps.dynamics
         limited = model.actuator_ctrllimited.astype(bool)
         self._range = [
             np.where(limited, end, far).astype(np.float32)
@@ -69,57 +68,22 @@ class RigidPhysics:
 
     def _here(self, state: State, ctrl: jax.Array) -> Seen:
         """Of N robots."""
-        q, v, warm, control = self._split(state, ctrl)
+        motors = [places for *_, places in self._dynamics.motors]
+        q, v, warm = self._split(state)
+        control = split(jnp.clip(ctrl, *self._range), motors)
         return self._see(q, v, self._dynamics.evaluate(q, v, warm, control).qacc)
 
     def _frames(self, frames: int, state: State, ctrl: jax.Array) -> tuple[State, Seen]:
         """Of N robots."""
-        q, v, warm, control = self._split(state, ctrl)
-        runge_kutta = self.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
-        advance: Callable[..., Any] = self._runge_kutta if runge_kutta else self._euler
-
-        def frame(_: Any, carry: Any) -> Any:
-            return tuple(map(arrays, advance(*map(numbers, carry[:3]), control)))
-
-        first = tuple(map(arrays, (q, v, warm, q, v)))
-        *after, last_q, last_v = jax.lax.fori_loop(0, frames, frame, first)
-        tree = self._dynamics.tree
-        places = tree.qpos, tree.qvel, tree.qvel
-        qpos, qvel, qacc = (_join(x, at) for x, at in zip(after, places, strict=True))
-        seen = self._see(numbers(last_q), numbers(last_v), numbers(after[2]))
-        return State(qpos=qpos, qvel=qvel, qacc=qacc), seen
-
-    def _euler(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, ...]:
-        """The state after a time step, and the position and velocity of its last evaluation."""
-        return *self._dynamics.euler(q, v, warm, ctrl), q, v
-
-    def _runge_kutta(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, ...]:
-        """The same of order 4, without a branch: the first stage moves by nothing."""
-        dynamics, h = self._dynamics, float(self.host.opt.timestep)
-
-        def stage(carry: Any, x: Any) -> Any:
-            speed, qacc, speeds, qaccs = map(numbers, carry[:4])
-            along, weight = numbers(x)
-            at = dynamics.move(q, speed, h * along)
-            now = plus(v, times(h * along, qacc))
-            qacc = dynamics.evaluate(at, now, qacc, ctrl).qacc
-            speeds, qaccs = plus(speeds, times(weight, now)), plus(qaccs, times(weight, qacc))
-            return tuple(map(arrays, (now, qacc, speeds, qaccs, at))), None
-
-        zeros = tuple(jnp.zeros_like(raw(x)) for x in v)
-        tableau = tuple(jnp.asarray(x, zeros[0].dtype) for x in RUNGE_KUTTA)
-        first = arrays(v), arrays(warm), zeros, zeros, arrays(q)
-        parts, _ = jax.lax.scan(stage, first, tableau)
-        now, qacc, speeds, qaccs, at = map(numbers, parts)
-        return dynamics.move(q, speeds, h), plus(v, times(h, qaccs)), qacc, at, now
-
-    def _split(self, state: State, ctrl: jax.Array) -> tuple[Values, Values, Values, Values]:
-        """Coordinates, velocities, last accelerations and controls of N robots, in lanes."""
-        tree = self._dynamics.tree
         control = jnp.clip(ctrl, *self._range)
-        parts = [(state.qpos, tree.qpos), (state.qvel, tree.qvel), (state.qacc, tree.qvel)]
-        q, v, warm = ([numbers([x.T[np.array(i)]])[0] for i in places] for x, places in parts)
-        return q, v, warm, [numbers([control.T[np.array(i)]])[0] for _, _, i in self._dynamics.motors]
+        q, v, qacc, last_q, last_v = self._steps(frames, state.qpos, state.qvel, state.qacc, control)
+        seen = self._see(*self._split(State(qpos=last_q, qvel=last_v, qacc=qacc)))
+        return State(qpos=q, qvel=v, qacc=qacc), seen
+
+    def _split(self, state: State) -> tuple[Values, Values, Values]:
+        """Coordinates, velocities and accelerations of N robots, in lanes."""
+        tree = self._dynamics.tree
+        return split(state.qpos, tree.qpos), split(state.qvel, tree.qvel), split(state.qacc, tree.qvel)
 
     def _see(self, q: Values, v: Values, qacc: Values) -> Seen:
         """What tasks may read at coordinates ``q``, velocities ``v`` and accelerations ``qacc``."""
@@ -140,7 +104,7 @@ class RigidPhysics:
         places += list(zip(map(int, model.site_bodyid), model.site_pos, strict=True))
         points = [dynamics.point(held.pose, body, offset) for body, offset in places]
         return Seen(
-            qfrc_constraint=_join(full, tree.qvel),
+            qfrc_constraint=join(full, tree.qvel),
             cfrc_ext=table(dynamics.contact_forces(held, forces), 6),
             xpos=table(points[: model.nbody], 3),
             site_xpos=table(points[model.nbody :], 3),
@@ -166,9 +130,3 @@ def _of_one(of_many: Callable[..., Any], *inputs: Any) -> Any:
         return out, jax.tree.map(lambda _: True, out)
 
     return jax.tree.map(lambda x: x[0], many(*jax.tree.map(lambda x: x[None], inputs)))
-
-
-def _join(parts: tuple[jax.Array, ...], places: list[list[int]]) -> jax.Array:
-    """[N, n] of numbers [lanes, N] at ``places``."""
-    order = np.argsort([i for lanes in places for i in lanes])
-    return jnp.concatenate(parts)[order].T

@@ -72,9 +72,12 @@ class Tree:
 
     Args:
         touching: pairs of geoms that can touch, the first of which is a plane of the world or a geom.
+        alike: whether alike ones may share one at all.
     """
 
-    def __init__(self, model: mujoco.MjModel, touching: Sequence[tuple[int, int]]) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, touching: Sequence[tuple[int, int]], alike: bool = True
+    ) -> None:
         self.model = model
         self.weld = model.body_weldid
         self.links: list[Link] = []
@@ -86,7 +89,7 @@ class Tree:
         """Link and lane of each body that moves or is welded to one that does."""
         self._touching = touching
         across = any(self.weld[model.geom_bodyid[a]] != 0 for a, _ in touching)
-        self.grouped = not across
+        self.grouped = alike and not across
         self._below([0], -1)
         for body in range(model.nbody):
             if self.weld[body]:
@@ -111,6 +114,15 @@ class Tree:
     def lanes_of_dof(self, dof: int) -> int:
         """How many lanes a degree of freedom has."""
         return len(self.qvel[dof])
+
+    def lanes_between(self, dof: int, other: int) -> int:
+        """How many lanes of ``dof`` add up in ``other``, which is above it."""
+        return self.lanes_of_dof(dof) if self.lanes_of_dof(other) == 1 else 1
+
+    def lanes_below(self, link: int) -> int:
+        """How many lanes of ``link`` add up in its parent."""
+        lanes = self.links[link].lanes
+        return lanes if self.links[self.links[link].parent].lanes == 1 else 1
 
     def _children(self, body: int) -> list[int]:
         """Bodies with joints whose parent is ``body`` or welded to it."""
