@@ -16,8 +16,8 @@ from typing import Any
 
 import jax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
 
+from td3_brax import shards
 from td3_brax.hlo import Operation, walk
 
 PACKAGES = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
@@ -39,6 +39,9 @@ def compile_for(
     donate_argnums: int | Sequence[int] = (),
     target: str = "h100",
     options: Mapping[str, Any] | None = None,
+    devices: int = 1,
+    in_specs: Any = shards.ALIKE,
+    out_specs: Any = shards.ALIKE,
 ) -> jax.stages.Compiled:
     """``jax.jit(fn)`` compiled for ``target``, which need not be there.
 
@@ -46,13 +49,15 @@ def compile_for(
         args: positional arguments, pytrees of arrays or ``jax.ShapeDtypeStruct``; only shapes are used.
         target: ``h100``, or another description in ``td3_brax/data``.
         options: XLA's, such as ``{"xla_gpu_deterministic_ops": True}``.
+        devices: for how many together; ``fn`` is of one shard then, with specs as for ``shard_map``.
 
     Raises:
         AotError: the extra is missing, JAX was started in a way that hides it, or ``fn`` calls Python.
     """
-    sharding = SingleDeviceSharding(_device(target))
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tuple(args))
-    traced = jax.jit(fn, donate_argnums=donate_argnums).trace(*shapes)
+    donated = donate_argnums if isinstance(donate_argnums, Sequence) else (donate_argnums,)
+    described = _devices(target, devices)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(args))
+    traced = shards.jit(fn, devices, in_specs, out_specs, tuple(donated), described).trace(*shapes)
     calls = sorted(set(_host_primitives(traced.jaxpr.jaxpr, set())))
     if calls:  # without a GPU these can't be lowered; the error of jax would not say so
         raise AotError(f"the program calls the host: {', '.join(calls)}")
@@ -66,8 +71,8 @@ def compile_for(
         jax.config.update(threshold, before)
 
 
-def _device(target: str) -> Any:
-    """The described device."""
+def _devices(target: str, count: int) -> Sequence[Any]:
+    """That many of the described device, in one machine."""
     data = resources.files("td3_brax") / "data"
     path = data / f"{target}.txtpb"
     if not path.is_file():
@@ -88,14 +93,15 @@ def _device(target: str) -> Any:
             )
     try:
         topology = topologies.get_topology_desc(
-            platform="cuda", topology="1x1x1", target_config=path.read_text()
+            platform="cuda", topology=f"1x1x{count}", target_config=path.read_text()
         )
     except NotImplementedError:
         # The plugin has looked for a GPU, and withdrawn where there is none.
         raise AotError(
             "JAX has started without its CUDA plugin: set JAX_PLATFORMS=cpu before JAX is first used"
         ) from None
-    return topology.devices[0]
+    devices: Sequence[Any] = topology.devices
+    return devices
 
 
 def _host_primitives(jaxpr: Any, seen: set[int]) -> Iterator[str]:

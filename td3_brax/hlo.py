@@ -20,13 +20,17 @@ class Operation:
     name: str
     """As in the compiled program's text."""
     kind: str
-    """``fusion``, ``gemm``, ``sort``, ``scatter``, ``custom-call``, ``copy``, ..."""
+    """``fusion``, ``kernel``, ``gemm``, ``sort``, ``scatter``, ``custom-call``, ``copy``, ..."""
     scope: str
     """The innermost named scope it stems from."""
     times: int
     """How often a call runs it."""
     bytes: int
     """What it writes each time; slices written in place into a larger buffer are not included."""
+    source: str
+    """File that it was traced in; empty where the compiler made it, as copies of what a loop carries."""
+    flops: int
+    """Of its matrix products, each time."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ class Program:
     entry: str = ""
     computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
     roots: dict[str, Instruction] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    """File by number of the stack frame."""
 
 
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
@@ -59,6 +65,11 @@ OPCODE = re.compile(r"\s*([a-z][a-z0-9\-]*)\(")
 ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 COMMENT = re.compile(r"/\*.*?\*/")
 CALLED = r"\b(?:calls|to_apply)=%?([\w.\-]+)"
+TABLES = ("FileNames", "FileLocations", "StackFrames")
+"""Numbered lines before the computations, each naming one of the table before it."""
+CONTRACTED = r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)'
+"""Axes of a product's left side that are summed over; the longer name is a library call's."""
+TRIPS = r'"known_trip_count":\{"n":"(\d+)"'
 BRANCHES = r"\b(?:true_computation|false_computation)=%?([\w.\-]+)"
 
 
@@ -74,7 +85,7 @@ def _close(text: str, start: int) -> int:
 
 def parse(text: str) -> Program:
     """The computations of an HLO module's text."""
-    program = Program()
+    program = Program(sources=_sources(text.partition("\n%")[0]))
     current = ""
     for line in text.splitlines():
         if header := HEADER.match(line):
@@ -97,6 +108,22 @@ def parse(text: str) -> Program:
     return program
 
 
+def _sources(head: str) -> dict[str, str]:
+    """File by number of the stack frame, from what stands before the computations."""
+    tables: dict[str, dict[str, str]] = {}
+    rows: dict[str, str] = {}
+    for line in head.splitlines():
+        number, _, rest = line.partition(" ")
+        if line.isalpha():
+            rows = tables.setdefault(line, {})
+        elif number.isdigit():
+            rows[number] = (
+                re.findall(r"(?:file_name_id|file_location_id)=(\d+)", rest) or [rest.strip('"')]
+            )[0]
+    names, places, frames = (tables.get(name, {}) for name in TABLES)
+    return {frame: names.get(places.get(place, ""), "") for frame, place in frames.items()}
+
+
 def _bytes(shape: str) -> int:
     """Bytes of all arrays in a shape."""
     total = 0
@@ -114,6 +141,7 @@ class Walk:
     )
     HOST = frozenset(("infeed", "outfeed", "send", "recv"))
     KINDS: ClassVar = {"dot": "gemm", "sort": "sort", "scatter": "scatter"}
+    OWN_KERNEL = "__gpu$xla.gpu.triton"
     IN_PLACE = frozenset(("dynamic-update-slice", "scatter"))
 
     def __init__(self, program: Program, scopes: Sequence[str]) -> None:
@@ -140,7 +168,7 @@ class Walk:
         if '_xla_compute_type="host"' in op.attributes:
             self.host.append(op.name)
         if op.opcode == "while":
-            trips = op.attribute(r'"known_trip_count":\{"n":"(\d+)"')
+            trips = op.attribute(TRIPS)
             if not trips:
                 self.unknown_loops.append(op.name)
             (body,) = op.attribute(r"\bbody=%?([\w.\-]+)")
@@ -166,8 +194,11 @@ class Walk:
             kind = next((k for opcode, k in self.KINDS.items() if opcode in inner), kind)
         elif kind == "custom-call":
             target = next(iter(op.attribute(r'custom_call_target="([^"]*)"')), "")
-            self.custom_calls[target] += times
-            kind = "gemm" if "gemm" in target or "matmul" in target else kind
+            if target == self.OWN_KERNEL:  # part of the program, compiled with it
+                kind = "kernel"
+            else:
+                self.custom_calls[target] += times
+                kind = "gemm" if "gemm" in target or "matmul" in target else kind
         # Memory space 5 is the host's.
         shapes = [op.shape, *(ops[o].shape for o in op.operands if o in ops)]
         if kind in self.HOST or "callback" in target or any("S(5)" in shape for shape in shapes):
@@ -175,7 +206,22 @@ class Walk:
         if op.opcode == "copy-start":  # its own shape holds the source as well
             done = (o for o in ops.values() if o.opcode == "copy-done" and op.name in o.operands)
             op = next(done, op)
-        self.details.append(Operation(op.name, kind, scope, times, self.written(op)))
+        frame = next(iter(op.attribute(r"stack_frame_id=(\d+)")), "")
+        source = self.program.sources.get(frame, "")
+        written, flops = self.written(op), self.flops(op, ops)
+        self.details.append(Operation(op.name, kind, scope, times, written, source, flops))
+
+    def flops(self, op: Instruction, ops: dict[str, Instruction]) -> int:
+        """Multiplications and additions of the matrix products in ``op``, one of ``ops``."""
+        if called := op.attribute(CALLED):
+            inside = [self.program.computations[name] for name in called]
+            return sum(self.flops(o, around) for around in inside for o in around.values())
+        contracted = op.attribute(CONTRACTED)
+        if not contracted:
+            return 0
+        left, result = (ARRAY.findall(x.shape)[0][2].split(",") for x in (ops[op.operands[0]], op))
+        axes = map(int, re.findall(r"\d+", contracted[0]))
+        return 2 * math.prod(int(d) for d in result if d) * math.prod(int(left[axis]) for axis in axes)
 
     def written(self, op: Instruction) -> int:
         """Bytes that ``op`` writes, without buffers of which it writes a slice in place."""

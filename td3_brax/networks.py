@@ -1,9 +1,12 @@
-"""Actor, critic ensemble, observation normaliser."""
+"""Actor, critic ensemble, their parameters as one array, observation normaliser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import cast
+import functools
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -23,24 +26,36 @@ UNROLLED = 2
 
 
 def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Of two matrices over an axis of each, summed in float32."""
+    """Of two matrices over an axis of each, summed in float32 or wider."""
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jax.lax.dot_general(a, b, (contracting, ((), ())), preferred_element_type=jnp.float32)
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return jax.lax.dot_general(a, b, (contracting, ((), ())), preferred_element_type=wide)
 
     whole = jax.custom_batching.custom_vmap(product)
 
     @whole.def_vmap
     def _(size: int, batched: list[bool], a: jax.Array, b: jax.Array) -> tuple[jax.Array, bool]:
         axes = tuple(0 if is_batched else None for is_batched in batched)
+        at_once = jax.vmap(product, axes)
         if size > UNROLLED:
-            return jax.vmap(product, axes)(a, b), True
+            return at_once(a, b), True
 
         def one_by_one(a: jax.Array, b: jax.Array) -> jax.Array:
             pick = [(lambda x, i: x[i]) if is_batched else (lambda x, i: x) for is_batched in batched]
             return jnp.stack([whole(pick[0](a, i), pick[1](b, i)) for i in range(size)])
 
-        return jax.lax.platform_dependent(a, b, cpu=one_by_one, default=jax.vmap(product, axes)), True
+        def with_copies(a: jax.Array, b: jax.Array) -> jax.Array:
+            # What is shared is repeated, out of the compiler's sight: it would make one wide product of
+            # them, and transpose what goes in and comes out.
+            def repeated(x: jax.Array) -> jax.Array:
+                return jax.lax.optimization_barrier(jnp.broadcast_to(x, (size, *x.shape)))
+
+            both = [x if is_batched else repeated(x) for x, is_batched in zip((a, b), batched, strict=True)]
+            return jax.vmap(product)(*both)
+
+        cpu = one_by_one if a.dtype == jnp.bfloat16 else at_once
+        return jax.lax.platform_dependent(a, b, cpu=cpu, default=with_copies), True
 
     return whole
 
@@ -50,20 +65,24 @@ _rows_by_rows = _make_product(((1,), (1,)))
 _columns_by_columns = _make_product(((0,), (0,)))
 
 
-@jax.custom_vjp
-def product_bfloat16(x: jax.Array, w: jax.Array) -> jax.Array:
-    """``x`` [B, I] times ``w`` [I, O], operands rounded to bfloat16, summed in float32; so its gradients."""
-    return _rows_by_columns(x.astype(jnp.bfloat16), w.astype(jnp.bfloat16))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, w: jax.Array, dtype: str) -> jax.Array:
+    """``x`` [B, I] times ``w`` [I, O], operands rounded to ``dtype``, summed in float32; so its gradients."""
+    return _forward(x, w, dtype)[0]
 
 
-def _forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    x, w = x.astype(jnp.bfloat16), w.astype(jnp.bfloat16)
+def _rounded(x: jax.Array, dtype: str) -> jax.Array:
+    return x.astype(jnp.bfloat16) if dtype == "bfloat16" else x
+
+
+def _forward(x: jax.Array, w: jax.Array, dtype: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x, w = _rounded(x, dtype), _rounded(w, dtype)
     return _rows_by_columns(x, w), (x, w)
 
 
-def _backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _backward(dtype: str, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
     x, w = kept
-    grad = grad.astype(jnp.bfloat16)
+    grad = _rounded(grad, dtype)
 
     def by_unit_matrix(x: jax.Array, grad: jax.Array) -> jax.Array:
         # XLA's bfloat16 product for CPUs takes no transposed left operand. A product with the unit
@@ -71,11 +90,14 @@ def _backward(kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.A
         transposed = _rows_by_rows(jnp.eye(x.shape[1], dtype=x.dtype), x)
         return _rows_by_columns(transposed.astype(x.dtype), grad)
 
-    grad_w = jax.lax.platform_dependent(x, grad, cpu=by_unit_matrix, default=_columns_by_columns)
+    if dtype == "bfloat16":
+        grad_w = jax.lax.platform_dependent(x, grad, cpu=by_unit_matrix, default=_columns_by_columns)
+    else:
+        grad_w = _columns_by_columns(x, grad)
     return _rows_by_rows(grad, w), grad_w
 
 
-product_bfloat16.defvjp(_forward, _backward)
+product.defvjp(_forward, _backward)
 
 
 class Dense(nn.Module):
@@ -97,9 +119,8 @@ class Dense(nn.Module):
 
         kernel = self.param("kernel", uniform, (inputs, self.features))
         bias = self.param("bias", uniform, (self.features,))
-        if self.compute_dtype == "float32":
-            return x @ kernel + bias
-        return product_bfloat16(x.reshape(-1, inputs), kernel).reshape(*x.shape[:-1], -1) + bias
+        rows = product(x.reshape(-1, inputs), kernel, self.compute_dtype)
+        return rows.reshape(*x.shape[:-1], self.features) + bias
 
 
 class MLP(nn.Module):
@@ -161,9 +182,46 @@ class Critic(nn.Module):
         return ensemble(self.hidden_sizes, self.num_atoms, self.compute_dtype, name="mlp")(x)
 
 
+def pack(tree: Params) -> jax.Array:
+    """A tree's leaves one after another [P]: to an accelerator one array, and one step of an optimiser."""
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def unpack(network: nn.Module, params: Params, *inputs: jax.Array) -> Params:
+    """The tree that ``network`` takes with ``inputs`` [..., I], of the same or of one array [P]."""
+    if isinstance(params, Mapping):
+        return params
+    return _unpack(*_form(network, *(x.shape[-1] for x in inputs)), params)
+
+
+@functools.cache
+def _form(network: nn.Module, *sizes: int) -> tuple[Any, tuple[tuple[int, ...], ...]]:
+    """The structure of a network's parameter tree and its leaves' shapes, for inputs of these sizes."""
+    inputs = [jax.ShapeDtypeStruct((1, size), jnp.float32) for size in sizes]
+    leaves, structure = jax.tree.flatten(jax.eval_shape(network.init, jax.random.key(0), *inputs))
+    return structure, tuple(leaf.shape for leaf in leaves)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _unpack(structure: Any, shapes: tuple[tuple[int, ...], ...], params: jax.Array) -> Params:
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+    leaves = jnp.split(params, ends[:-1])
+    return jax.tree.unflatten(structure, [x.reshape(shape) for x, shape in zip(leaves, shapes, strict=True)])
+
+
+# The gradient by itself would be a sum of as many arrays [P] as there are leaves.
+_unpack.defvjp(lambda *args: (_unpack(*args), None), lambda structure, shapes, _, grads: (pack(grads),))
+
+
 def apply(network: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
-    """``network`` with ``params`` on ``inputs``."""
-    return cast(jax.Array, network.apply(params, *inputs))
+    """``network`` with ``params``, a tree or packed, on ``inputs``."""
+    return cast(jax.Array, network.apply(unpack(network, params, *inputs), *inputs))
+
+
+def apply_first(critic: Critic, params: Params, *inputs: jax.Array) -> jax.Array:
+    """The first critic of an ensemble: [B, O], [B, A] -> [B, num_atoms]."""
+    first = jax.tree.map(lambda leaf: leaf[:1], unpack(critic, params, *inputs))
+    return cast(jax.Array, critic.clone(num_critics=1).apply(first, *inputs))[0]
 
 
 def init_obs_stats(obs_size: int) -> ObsStats:

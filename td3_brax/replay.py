@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from td3_brax.state import Batch, Replay, Transition
 
@@ -51,6 +52,8 @@ def add(replay: Replay, transition: Transition) -> Replay:
     capacity, num_members, size = replay.rows.shape
     if rows.shape[1:] != (num_members, size) or capacity % rows.shape[0]:
         raise ValueError(f"vector step {rows.shape} does not fit a ring {replay.rows.shape}")
+    # In the ring's own order of axes: the compiler would rather turn the whole ring around, twice per chunk.
+    rows = with_layout_constraint(rows, Layout(major_to_minor=(0, 1, 2)))
     zero = jnp.zeros_like(replay.position)
     return Replay(
         rows=jax.lax.dynamic_update_slice(replay.rows, rows, (replay.position, zero, zero)),

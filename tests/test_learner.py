@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic
+from td3_brax.networks import Actor, Critic, unpack
 from td3_brax.state import Batch, Hyper
 
 OBS, ACTION, HIDDEN, BATCH, UPDATES = 5, 3, (16, 12), 32, 50
@@ -174,11 +174,20 @@ def run_both(
     changes: dict[str, float],
     cuts: tuple[int, ...] = (),
     num_atoms: int = 1,
+    packed: bool = False,
 ):
     """The learner's and the reference's parameters after 50 updates, the learner's in blocks ``cuts``."""
     floats = HYPER | changes
-    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, critics, num_atoms), delay)
+    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, critics, num_atoms), delay, packed=packed)
     learner = td3.init(jax.random.key(3), OBS, ACTION)
+    obs, action = jnp.zeros(OBS), jnp.zeros(ACTION)
+
+    def actor_layers(params):
+        return layers_of(unpack(td3.actor, params, obs))
+
+    def critic_layers(params, k):
+        return layers_of(unpack(td3.critic, params, obs, action), k)
+
     learner = jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, learner)
     hyper = Hyper(
         **{k: jnp.asarray(v, dtype) for k, v in floats.items()},
@@ -189,9 +198,9 @@ def run_both(
     batches, noise = make_batches(np.random.default_rng(7), dtype)
     wide = jax.tree.map(lambda x: np.asarray(x, np.float64), (batches, noise))
     reference = Reference(
-        [tuple(np.asarray(p, np.float64) for p in layer) for layer in layers_of(learner.actor)],
+        [tuple(np.asarray(p, np.float64) for p in layer) for layer in actor_layers(learner.actor)],
         [
-            [tuple(np.asarray(p, np.float64) for p in layer) for layer in layers_of(learner.critic, k)]
+            [tuple(np.asarray(p, np.float64) for p in layer) for layer in critic_layers(learner.critic, k)]
             for k in range(critics)
         ],
         delay,
@@ -208,17 +217,17 @@ def run_both(
     if num_atoms > 1:
         np.testing.assert_allclose(learner.value_range, reference.range, rtol=1e-5)
     pairs = [
-        (learner.actor, None, reference.actor),
-        (learner.actor_target, None, reference.actor_target),
-        (learner.actor_eval, None, reference.actor_eval),
+        (actor_layers(learner.actor), reference.actor),
+        (actor_layers(learner.actor_target), reference.actor_target),
+        (actor_layers(learner.actor_eval), reference.actor_eval),
     ]
     for k in range(critics):
-        pairs.append((learner.critic, k, reference.critics[k]))
-        pairs.append((learner.critic_target, k, reference.critic_targets[k]))
+        pairs.append((critic_layers(learner.critic, k), reference.critics[k]))
+        pairs.append((critic_layers(learner.critic_target, k), reference.critic_targets[k]))
     error = max(
         np.abs(got - want).max()
-        for tree, k, layers in pairs
-        for got_layer, want_layer in zip(layers_of(tree, k), layers, strict=True)
+        for ours, layers in pairs
+        for got_layer, want_layer in zip(ours, layers, strict=True)
         for got, want in zip(got_layer, want_layer, strict=True)
     )
     critic_loss = sum(float(s.critic_loss) for s in stats)
@@ -239,16 +248,18 @@ SETTINGS = {
 
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("cuts", [(), (7, 12, 41)], ids=["one block", "uneven blocks"])
-def test_fifty_updates_equal_the_reference_in_float64(setting, cuts):
+@pytest.mark.parametrize("packed", [False, True], ids=["trees", "packed"])
+def test_fifty_updates_equal_the_reference_in_float64(setting, cuts, packed):
     with jax.enable_x64(True):
-        error, got, wanted = run_both(np.float64, *SETTINGS[setting], cuts)
+        error, got, wanted = run_both(np.float64, *SETTINGS[setting], cuts, packed=packed)
     assert error < 1e-9
     assert got == pytest.approx(wanted, abs=1e-7)
 
 
-def test_fifty_updates_with_value_histograms_equal_the_reference_in_float64():
+@pytest.mark.parametrize("packed", [False, True], ids=["trees", "packed"])
+def test_fifty_updates_with_value_histograms_equal_the_reference_in_float64(packed):
     with jax.enable_x64(True):
-        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], num_atoms=11)
+        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], num_atoms=11, packed=packed)
     assert error < 1e-9
     assert got == pytest.approx(wanted, abs=1e-7)
 

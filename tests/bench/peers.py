@@ -32,39 +32,12 @@ def show(env_steps: int, seconds: float, returns: Any) -> None:
 
 def rejax(seconds: float) -> None:
     """Rejax's TD3, wholly on the device."""
-    from flax import linen as nn
-    from flax import struct
-    from rejax import TD3
-    from rejax.compat.brax2gymnax import Brax2GymnaxEnv
-    from rejax.networks import DeterministicPolicy, QNetwork
+    from td3_brax.bench.peer_rejax import trainer
 
-    @struct.dataclass
-    class Timed:
-        inner: Any
-        time: jax.Array
-
-    class Ant(Brax2GymnaxEnv):
-        """With the step count that rejax's loop reads of a state."""
-
-        def step_env(self, key: Any, state: Timed, action: jax.Array, params: Any) -> Any:
-            obs, inner, reward, done, info = super().step_env(key, state.inner, action, params)
-            return obs, Timed(inner, state.time + 1), reward, done, info
-
-        def reset_env(self, key: Any, params: Any) -> Any:
-            obs, inner = super().reset_env(key, params)
-            return obs, Timed(inner, jnp.zeros((), int))
-
-        def get_obs(self, state: Timed, *_: Any, **__: Any) -> jax.Array:
-            return state.inner.obs
-
-        def is_terminal(self, state: Timed, *_: Any, **__: Any) -> jax.Array:
-            return state.inner.done.astype(bool)
-
-    env = Ant(brax_envs.create("ant", backend="mjx", episode_length=LIMIT, auto_reset=False))
-    params = env.default_params
-    algo = TD3.create(
-        env=env,
-        env_params=params,
+    algo = trainer(
+        "ant",
+        LIMIT,
+        (256, 256),
         num_envs=ENVS,
         num_epochs=UPDATES,
         batch_size=256,
@@ -77,12 +50,6 @@ def rejax(seconds: float) -> None:
         exploration_noise=0.2,
         normalize_observations=True,
         total_timesteps=10_000_000,
-    )
-    algo = algo.replace(  # its own options for these are refused by its own networks
-        actor=DeterministicPolicy(
-            env.action_space(params).shape[0], (-1, 1), hidden_layer_sizes=(256, 256), activation=nn.relu
-        ),
-        critic=QNetwork(hidden_layer_sizes=(256, 256), activation=nn.relu),
     )
     per_call = 64
     train = jax.jit(lambda ts: jax.lax.fori_loop(0, per_call, lambda _, s: algo.train_iteration(s), ts))
