@@ -1,0 +1,255 @@
+"""The main job on the host: build, run chunks, evaluate, track, save."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from td3_brax import __version__, folder, hosts
+from td3_brax.config import Config, ConfigError
+from td3_brax.folder import Start
+from td3_brax.record import POLICIES, Record
+from td3_brax.schedule import make_schedule
+from td3_brax.signals import DIVERGED, INTERRUPTED, PREEMPTED, TERMINATED, Signals
+from td3_brax.tracking import Display, Report, duration, one_line
+from td3_brax.wandb_run import WandbRun
+
+Callback = Callable[[Report], object]
+"""Takes each report (a line of ``metrics.jsonl``); one that returns True stops the run, as Ctrl-C does."""
+
+
+class Run:
+    """A run in its folder, from its first chunk or from a checkpoint on."""
+
+    def __init__(
+        self, config: Config, out: Path, start: Start | None, began: float, callback: Callback | None = None
+    ) -> None:
+        """``began``: when the command started (``time.perf_counter``)."""
+        from td3_brax.checkpoint import Checkpoints
+
+        self.config, self.out, self.schedule = config, out, make_schedule(config)
+        self._callback = callback
+        self.display = Display(self.schedule.total_env_steps, quiet=not hosts.first())
+        self.checkpoints = Checkpoints(out, config.checkpoint_keep)
+        self._began = self._saved = self._command = began
+        self._start = start
+        self._blocked_s = 0.0
+        self._told = False
+        self._trained_s = self._evaluated_s = 0.0
+        if start:
+            self._began -= start.outcome.wall_s
+
+    def train(self, signals: Signals) -> int:
+        """All chunks that are left; returns the exit code."""
+        display, schedule, start = self.display, self.schedule, self._start
+        common = dataclasses.replace(self.config, out="", wandb="disabled", film=False)
+        hosts.check_alike((common, versions(), start and start.outcome.chunk))
+        if start and start.outcome.chunk >= schedule.chunks:
+            display.line(f"{self.out} is complete: {start.outcome.env_steps:,} steps; nothing to do")
+            return 0
+        wandb = None
+        if self.config.wandb != "disabled":
+            before = start.wandb_id if start else None
+            wandb = WandbRun(self.config, self.out, before, signals.stop, display.line)
+        import jax
+
+        from td3_brax import shards
+        from td3_brax.program import Program
+
+        imported = time.perf_counter()
+        self.program = Program([self.config], display.line, shards.split(self.config.devices))
+        self.record = Record(self.config, self.out, display.line, wandb, start.outcome if start else None)
+        if start:
+            self._go_on(start)
+            self._start = start = None
+        else:
+            self.program.begin()
+        state = self.record.outcome
+        display.line(
+            f"{self.config.env}: {schedule.total_env_steps:,} steps in {self.config.num_envs} environments, "
+            f"{schedule.updates} update{'s' * (schedule.updates > 1)} of {self.config.batch_size} after "
+            f"every {schedule.steps} vector step{'s' * (schedule.steps > 1)}; greedy evaluation every "
+            f"{schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {self.out}"
+        )
+        self._saved = time.perf_counter()
+        self.phases = self._phases(imported, self._saved)
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.phases.items())
+        display.line(f"training begins after {self._saved - self._command:.1f} s: {parts}")
+        if hosts.count() > 1:
+            display.line(
+                f"{hosts.count()} hosts train together; where one is lost all end (75, or JAX's 134), and "
+                f"td3-brax train --resume {self.out} on all goes on from the last checkpoint"
+            )
+        signals.training = True
+        display.begin(state.env_steps, state.best)
+        code = 0
+        try:
+            while not (code or self.record.complete):
+                code = self._chunk(signals)
+        except jax.errors.JaxRuntimeError as error:
+            if hosts.count() == 1:
+                raise
+            self.checkpoints.wait()
+            again = f"td3-brax train --resume {self.out if hosts.first() else 'RUN'}"
+            raise hosts.HostLostError(
+                f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is good: "
+                f"start all again with {again}"
+            ) from None
+        finally:
+            display.close()
+        self.checkpoints.wait()
+        self._warn_of_saving()
+        if code == 0:
+            self.checkpoints.prune(1)
+        self.record.log.close()
+        self._close(code)
+        times = self.phases | {"compile": self.program.compile_s}
+        times |= {"train": self._trained_s, "eval": self._evaluated_s}
+        summary: Report = {f"time/{part}_s": seconds for part, seconds in times.items()}
+        summary |= {"compile_cache_hit": self.program.cached, "device": versions()["device"]}
+        self.record.close(code, code == PREEMPTED, summary)
+        return code
+
+    def _phases(self, imported: float, ready: float) -> dict[str, float]:
+        """Seconds of each part of the start, from the command on."""
+        program = self.program
+        phases = {
+            "import": imported - self._command,
+            "model": program.model_s,
+            "trace": program.trace_s,
+            "compile": program.compile_s - program.trace_s,
+        }
+        return phases | {"state": ready - self._command - sum(phases.values())}
+
+    def _go_on(self, start: Start) -> None:
+        """Put everything back as it was at the checkpoint."""
+        from td3_brax.checkpoint import CheckpointError
+
+        folder.put_back(self.out, self.config, start.files)
+        self.record.log.go_back(*start.tail)
+        try:
+            self.program.restore(start.arrays)
+        except CheckpointError as error:
+            raise ConfigError("resume", str(self.out), f"its checkpoint does not fit: {error}") from None
+        line = self.display.line
+        line(f"going on from {start.outcome.env_steps:,} of {self.schedule.total_env_steps:,} steps")
+        for name, version in versions().items():
+            if start.versions.get(name) != version:
+                line(
+                    f"note: begun with {name} {start.versions.get(name)}, going on with {version}: "
+                    "not bit for bit"
+                )
+
+    def _chunk(self, signals: Signals) -> int:
+        """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
+        record, state, config = self.record, self.record.outcome, self.config
+        began = time.perf_counter()
+        (report,) = self.program.run_chunk()
+        self._trained_s += time.perf_counter() - began
+        before = state.env_steps
+        record.advance(report)
+        stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
+        if record.due and not stopped:
+            report |= self._evaluate()
+        report |= {
+            "wall_s": time.perf_counter() - self._began,
+            "time/compile_s": self.program.compile_s,
+            "time/checkpoint_s": self._blocked_s,
+        }
+        state.wall_s, self._blocked_s = report["wall_s"], 0.0
+        record.log.write(report)
+        if stopped:
+            record.track(report)
+            self.display.line(
+                f"stopped: a loss or gradient was not finite, first between {before:,} and "
+                f"{state.env_steps:,} steps; that update was not made"
+            )
+            return DIVERGED
+        if self._callback and self._callback(report) is True:
+            signals.stop()
+        due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
+        asked, save = hosts.most(signals.code, due)
+        # A signal that came while the hosts agreed is kept, for the next chunk: the others don't know of it.
+        signals.code = asked or signals.code
+        code = 0 if record.complete else asked
+        self._warn_of_saving()
+        if config.checkpoint_every_min and (save or code or record.complete):
+            self._save()
+        elif code == PREEMPTED:
+            code = TERMINATED
+        if not record.due and code != PREEMPTED and (code or record.complete):
+            # Not a line that a run which was not stopped would have: it takes the last one's place.
+            record.log.rewrite_last(report := report | self._evaluate())
+        record.track(report)
+        self.display.show(report)
+        return code
+
+    def _evaluate(self) -> Report:
+        """Score the present policy."""
+        (scored,) = self.program.evaluate([self.record.outcome.env_steps])
+        self._evaluated_s += scored["time/eval_s"]
+        return self.record.evaluated(scored, lambda meta: self.program.policy(0, meta))
+
+    def _save(self) -> None:
+        """Begin a checkpoint; training waits for the copy, not for the disk."""
+        began = time.perf_counter()
+        record = self.record
+        size = self.checkpoints.save(
+            self.program.state,
+            {
+                "env_steps": record.outcome.env_steps,
+                "outcome": dataclasses.asdict(record.outcome),
+                "tail": record.log.tail,
+                "wandb_id": record.wandb.id if record.wandb else None,
+                "versions": versions(),
+            },
+            [self.out / name for name in POLICIES],
+            self.config.checkpoint_replay,
+        )
+        self._saved = time.perf_counter()
+        self._blocked_s = self._saved - began
+        if not self._told:
+            self._told = True
+            replay = self.program.replay_bytes if self.config.checkpoint_replay else 0
+            self.display.line(
+                f"checkpoint of {size / 1e6:,.0f} MB, of which replay {replay / 1e6:,.0f} MB; "
+                f"training waited {self._blocked_s:.1f} s"
+            )
+
+    def _warn_of_saving(self) -> None:
+        if error := self.checkpoints.failure():
+            why = one_line(error)
+            self.display.line(f"warning: the checkpoint could not be written ({why}); the one before stays")
+
+    def _close(self, code: int) -> None:
+        """The curve, and the closing line: what was reached, in how long, and what to do next."""
+        if not hosts.first():
+            return
+        config, out, state, line = self.config, self.out, self.record.outcome, self.display.line
+        again = f"td3-brax train --resume {out}"
+        if code == PREEMPTED:
+            line(f"saved at {state.env_steps:,} steps in {out}; go on with: {again}")
+            return
+        self.record.draw()
+        if math.isnan(state.return_mean):
+            line(f"nothing was learnt yet; the log is in {out}")
+            return
+        word = {0: "done", INTERRUPTED: "stopped early", DIVERGED: "diverged"}.get(code, "stopped early")
+        goes_on = code == INTERRUPTED and config.checkpoint_every_min
+        line(
+            f"{word}: greedy return {state.return_mean:,.0f} +- {state.return_std:,.0f} over "
+            f"{config.eval_episodes} episodes after {state.env_steps:,} steps (best {state.best:,.0f} at "
+            f"{state.best_env_steps:,}) in {duration(state.wall_s)}, of which compiling "
+            f"{duration(self.program.compile_s)}.\nsaved in {out}: policy_best.npz, policy_last.npz, "
+            f"curve.png, metrics.jsonl. Next: {again if goes_on else f'td3-brax eval {out}'}"
+        )
+
+
+def versions() -> dict[str, str]:
+    """Of what decides a run's numbers."""
+    import jax
+
+    return {"td3-brax": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind}
