@@ -11,6 +11,7 @@ from td3_brax.config import nearest
 COMMANDS = {
     "train": ("td3_brax.train", "train a policy (the default job)"),
     "plan": ("td3_brax.plan_run", "say what a run would hold in memory"),
+    "bench": ("td3_brax.bench.run", "say where the time goes here, or what a GPU would do"),
     "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
     "sweep": ("td3_brax.sweep.run", "train the members of a W&B sweep together, in one program"),
     "render": ("td3_brax.render.run", "a film of a run's policy, or a page to look at it from all sides"),

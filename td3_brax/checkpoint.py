@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import threading
@@ -23,6 +24,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from td3_brax import hosts
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -45,16 +48,7 @@ def _raw(leaf: Any) -> Any:
 def to_host(state: Any) -> Arrays:
     """Copies of all leaves that hold something: the device's own may be written over from then on."""
     leaves = jax.tree_util.tree_flatten_with_path(jax.tree.map(_raw, state))[0]
-    return {jax.tree_util.keystr(path): _copy(leaf) for path, leaf in leaves if leaf.size}
-
-
-def _copy(leaf: jax.Array) -> np.ndarray:
-    """All of an array, a device's share at a time: nothing is put together elsewhere first."""
-    whole = np.empty(leaf.shape, leaf.dtype)
-    for shard in leaf.addressable_shards:
-        if shard.replica_id == 0:
-            whole[shard.index] = shard.data
-    return whole
+    return {jax.tree_util.keystr(path): hosts.whole(leaf) for path, leaf in leaves if leaf.size}
 
 
 def to_device(arrays: Arrays, shapes: Any, shardings: Any) -> Any:
@@ -63,6 +57,8 @@ def to_device(arrays: Arrays, shapes: Any, shardings: Any) -> Any:
     Raises:
         CheckpointError: they are not of ``shapes``.
     """
+    named = jax.tree_util.tree_flatten_with_path(shapes)[0]
+    arrays = _in_form_of({jax.tree_util.keystr(path): shape.shape for path, shape in named}, arrays)
 
     def leaf(path: Any, shape: Any, sharding: Any) -> Any:
         name = jax.tree_util.keystr(path)
@@ -72,10 +68,30 @@ def to_device(arrays: Arrays, shapes: Any, shardings: Any) -> Any:
             held = "none" if value is None else f"{value.dtype} {list(value.shape)}"
             raise CheckpointError(f"{name} is {held} and should be {raw.dtype} {list(raw.shape)}")
         if raw is not shape and jnp.issubdtype(shape.dtype, jax.dtypes.prng_key):
-            return jax.device_put(jax.random.wrap_key_data(jnp.asarray(value)), sharding)
-        return jax.device_put(value, sharding)
+            return hosts.lay(jax.random.wrap_key_data(jnp.asarray(value)), sharding)
+        return hosts.lay(value, sharding)
 
     return jax.tree_util.tree_map_with_path(leaf, shapes, shardings)
+
+
+def _in_form_of(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays) -> Arrays:
+    """``arrays`` with each network's parameters together or apart, as in ``shapes``: accelerators keep them
+    as one array (:func:`td3_brax.networks.pack`), CPUs one by one, and a run may move between them."""
+    found = dict(arrays)
+    for name, shape in shapes.items():
+        apart = sorted(other for other in arrays if other.startswith(f"{name}["))
+        together = next((other for other in arrays if name.startswith(f"{other}[")), None)
+        if apart:
+            members = len(shape) - 1
+            rows = [arrays[part].reshape(*arrays[part].shape[:members], -1) for part in apart]
+            found[name] = np.concatenate(rows, axis=-1)
+        elif together is not None:
+            members = arrays[together].ndim - 1
+            sizes = {n: math.prod(s[members:]) for n, s in shapes.items() if n.startswith(f"{together}[")}
+            begin = sum(size for other, size in sizes.items() if other < name)
+            part = arrays[together][..., begin : begin + sizes[name]]
+            found[name] = part.reshape(shape) if part.size == math.prod(shape) else part
+    return found
 
 
 class Checkpoints:
@@ -90,6 +106,8 @@ class Checkpoints:
     def save(self, state: Any, host: Mapping[str, Any], files: list[Path], with_replay: bool) -> int:
         """Copy ``state`` and write it in the background, after what is still being written.
 
+        Every host must ask; the first one writes.
+
         Args:
             host: what else is to be known; holds ``env_steps``.
             files: in the run's folder; copied as they are now, those that exist.
@@ -98,6 +116,8 @@ class Checkpoints:
         """
         self.wait()
         arrays = to_host(state)
+        if not hosts.first():
+            return 0
         if not with_replay:
             del arrays[REPLAY]
         out = self._folder.parent
@@ -154,7 +174,12 @@ def _orbax() -> Any:
     import orbax.checkpoint as ocp
 
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors reach us as exceptions
-    return ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+    own = jax.process_index()  # other hosts are not waited for
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"host{own}"
+    )
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def clear(folder: Path) -> None:

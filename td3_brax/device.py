@@ -21,13 +21,8 @@ def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None
     Args:
         devices: of a CPU; 0 for as many as it has cores.
     """
-    # Independent operations on different cores: 1.2 times the rate of `quick` on two.
-    wanted = ["--xla_cpu_enable_concurrency_optimized_scheduler=true"]
-    if deterministic:
-        wanted += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
     flags = os.environ.get("XLA_FLAGS", "")
-    added = [flag for flag in wanted if flag.partition("=")[0] not in flags]
-    os.environ["XLA_FLAGS"] = " ".join([flags, *added]).strip()
+    os.environ["XLA_FLAGS"] = xla_flags(flags, deterministic)
     files = ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap")
     plugin = any(map(importlib.util.find_spec, ("jax_cuda13_plugin", "jax_cuda12_plugin")))
     if plugin and not any(map(os.path.exists, files)):
@@ -39,10 +34,19 @@ def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None
     if "xla_force_host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):  # JAX has started: what there is stays
             jax.config.update("jax_num_cpu_devices", devices or cores())
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        jax.config.update("jax_compilation_cache_dir", os.path.join(home, "td3-brax", "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    from td3_brax import cache
+
+    cache.prepare()
+
+
+def xla_flags(users: str, deterministic: bool) -> str:
+    """The user's flags, and ours for what they leave open; why a GPU has few is in ``bench/README.md``."""
+    # Independent operations on different cores: 1.2 times the rate of `quick` on two.
+    wanted = ["--xla_cpu_enable_concurrency_optimized_scheduler=true"]
+    if deterministic:
+        wanted += ["--xla_gpu_deterministic_ops=true", "--xla_gpu_autotune_level=0"]
+    set_already = {flag.partition("=")[0] for flag in users.split()}
+    return " ".join([*users.split(), *(flag for flag in wanted if flag.partition("=")[0] not in set_already)])
 
 
 def cores() -> int:
@@ -85,11 +89,15 @@ def on_devices(config: Config, asked: bool = True) -> Config:
         asked: whether its number is somebody's wish; a preset's gives way where JAX, which may have started
             before, has one only.
     Raises:
-        ConfigError: fewer are there than it asks for.
+        ConfigError: fewer are there than it asks for, or hosts that train together have more.
     """
     import jax
 
-    there = len(jax.devices())
+    there, hosts = len(jax.devices()), jax.process_count()
+    if hosts > 1:
+        if asked and config.devices not in (0, there):
+            raise ConfigError("devices", config.devices, f"the {hosts} hosts have {there}: all train one run")
+        return dataclasses.replace(config, devices=there)
     if config.devices > there and not asked:
         return dataclasses.replace(config, devices=1)
     if config.devices > there:

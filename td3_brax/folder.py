@@ -8,20 +8,23 @@ import fcntl
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from td3_brax import checkpoint
 from td3_brax.cli import load_config
 from td3_brax.config import FIELDS, Config, ConfigError, show
+
+if TYPE_CHECKING:
+    from td3_brax import checkpoint
 
 
 def write_whole(path: Path, content: bytes) -> None:
     """Replace the file at ``path`` whole or not at all."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         partial.write_bytes(content)
         partial.replace(path)
@@ -162,6 +165,8 @@ def go_on(out: Path, auto: bool, say: Callable[[str], None]) -> Start | None:
     Raises:
         ConfigError: there is none.
     """
+    from td3_brax import checkpoint
+
     folders = checkpoint.saved(out)
     for path in folders:
         try:

@@ -22,7 +22,16 @@ from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.envs.vector import VectorEnv
 from td3_brax.learner import TD3
-from td3_brax.networks import MLP, Actor, Critic, apply, init_obs_stats, normalize, update_obs_stats
+from td3_brax.networks import (
+    MLP,
+    Actor,
+    Critic,
+    apply,
+    apply_first,
+    init_obs_stats,
+    normalize,
+    update_obs_stats,
+)
 from td3_brax.own import imported
 from td3_brax.population import make_hypers, make_keys, over_members
 from td3_brax.schedule import Schedule, make_schedule
@@ -148,9 +157,16 @@ class Loop:
             state.members.hyper.gamma,
         )
         # Read before the next vector step is written, or the compiler would copy the ring: where the actor
-        # is not updated in between, nothing else puts the two in order. A flag is never below 0.
-        position = state.replay.position + (batches.terminated.min() < 0).astype(jnp.int32)
-        state = replace(state, replay=replace(state.replay, position=position))
+        # is not updated in between, nothing else puts the two in order. A GPU's compiler keeps to the
+        # barrier, a CPU's to the position; a flag is never below 0.
+        batches, ring = jax.lax.optimization_barrier((batches, state.replay))
+        position = jax.lax.platform_dependent(
+            ring.position,
+            batches.terminated,
+            cpu=lambda position, flags: position + (flags.min() < 0).astype(jnp.int32),
+            default=lambda position, _: position,
+        )
+        state = replace(state, replay=replace(ring, position=position))
 
         def member(
             m: Member, batches: Batch, noise_key: jax.Array, key: jax.Array
@@ -182,12 +198,11 @@ class Loop:
 
     def value(self, m: Member) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """One member's first critic: observations [B, O] and actions [B, A] -> values [B]."""
-        first = jax.tree.map(lambda leaf: leaf[:1], m.learner.critic)
-        critic, value_range = self.td3.critic.clone(num_critics=1), m.learner.value_range
 
         def value(obs: jax.Array, action: jax.Array) -> jax.Array:
             seen = normalize(m.obs_stats, obs) if self.normalize_obs else obs
-            return values.value(apply(critic, first, seen, action), value_range)[0]
+            out = apply_first(self.td3.critic, m.learner.critic, seen, action)
+            return values.value(out, m.learner.value_range)
 
         return value
 
@@ -226,7 +241,7 @@ def build(config: Config, task: Task, side_by_side: bool = True) -> Loop:
     """The program for ``config`` on ``task``.
 
     Args:
-        side_by_side: see :func:`td3_brax.population.over_members`.
+        side_by_side: see :func:`td3_brax.population.over_members`; parameters are packed then.
     Raises:
         ConfigError: an update ratio that the number of environments can't meet, or a network that is none.
     """
@@ -245,6 +260,7 @@ def build(config: Config, task: Task, side_by_side: bool = True) -> Loop:
             ),
             config.policy_delay,
             parts,
+            packed=side_by_side,
         ),
         schedule=make_schedule(config),
         batch_size=config.batch_size // parts,

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from td3_brax import hosts
 from td3_brax.config import ConfigError
 from td3_brax.shards import Layout
 
@@ -34,8 +35,8 @@ def device_bytes(device: jax.Device) -> int | None:
 
 
 def sharing(shards: int, device: jax.Device) -> int:
-    """How many shards the memory that :func:`device_bytes` names is for: a CPU's devices share theirs."""
-    return shards if device.platform == "cpu" else 1
+    """How many shards share the memory that :func:`device_bytes` names: those of a host's CPU."""
+    return -(-shards // hosts.count()) if device.platform == "cpu" else 1
 
 
 def check_state(state: Any, layout: Layout, device: jax.Device) -> None:

@@ -15,17 +15,23 @@ import jax.monitoring
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax import __version__, checkpoint, loop, plan, shards
+from td3_brax import __version__, checkpoint, hosts, loop, plan, shards
 from td3_brax.config import BRAX_TASKS, Config
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
 from td3_brax.evaluate import Scores, greedy_returns
-from td3_brax.networks import OBS_CLIP, deviation
+from td3_brax.networks import OBS_CLIP, Actor, deviation, unpack
 from td3_brax.policy import Policy
 from td3_brax.population import make_hyper, make_hypers, make_keys
 from td3_brax.shards import Layout
-from td3_brax.state import Member, ObsStats, Params
+from td3_brax.state import Hyper, Member, ObsStats, Params
 from td3_brax.tracking import Report, duration
+
+
+def _at_hand(array: jax.Array) -> jax.Array:
+    """An array, or this host's copy of one that all have."""
+    return array.addressable_data(0) if array.is_fully_replicated else array
+
 
 MOST_CUT = 0.05
 """Of a discounted return, for the critic's values to be compared with it."""
@@ -59,8 +65,11 @@ class Program:
     def __init__(self, configs: Sequence[Config], line: Callable[[str], None], layout: Layout) -> None:
         self.config = config = configs[0]
         self.configs, self.layout, self._line = list(configs), layout, line
+        began = time.perf_counter()
         self.task = make_task(config)
-        device = jax.devices()[0]
+        built = time.perf_counter()
+        self.model_s = built - began
+        device = jax.local_devices()[0]
         self.loop = loop.build(config, self.task, side_by_side=device.platform != "cpu")
         if self.task.open_loops:
             others = "; ant and humanoid, or --backend spring, have none" * (config.env in BRAX_TASKS)
@@ -68,7 +77,7 @@ class Program:
                 f"note: {config.env} steps with a solver loop of unknown length, which makes a GPU wait for "
                 f"the host{others}"
             )
-        begin = make_keys(configs), make_hypers(configs)
+        begin, keys = jax.eval_shape(lambda: (self._begin(), self._eval_keys([0] * len(configs))))
         state, members = layout.state, layout.members
         make = self._jit(self.loop.init, (members, members), state)
         chunk = self._jit(self.loop.train_chunk, (state,), (state, members), donate_argnums=(0,))
@@ -85,13 +94,15 @@ class Program:
         scoring = self._jit(score, (state.members, layout.episodes), layout.episodes)
         many = f"{layout.devices} of " if layout.devices > 1 else ""
         line(f"compiling for {many}{device.device_kind}")
-        began = time.perf_counter()
-        keys = self._eval_keys([0] * len(configs))
-        lowered = (chunk.lower(shapes), scoring.lower(shapes.members, keys), make.lower(*begin))
-        traced = time.perf_counter() - began
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
-            self.chunk, self._score, self._make = pool.map(lambda x: x.compile(), lowered)
-        self.compile_s = time.perf_counter() - began
+            # The chunk, which takes longest, compiles while the others are traced.
+            programs = [
+                pool.submit(function.lower(*args).compile)
+                for function, args in ((chunk, (shapes,)), (scoring, (shapes.members, keys)), (make, begin))
+            ]
+            self.trace_s = time.perf_counter() - built
+            self.chunk, self._score, self._make = (program.result() for program in programs)
+        self.compile_s = time.perf_counter() - built
         self.cached = not misses
         workspace = max(plan.workspace_bytes(program) for program in (self.chunk, self._score))
         plan.check_program(shapes, workspace, layout, device)
@@ -99,7 +110,7 @@ class Program:
         held, ring = plan.tree_bytes(part) / plan.GB, plan.tree_bytes(part.replay) / plan.GB
         source = ", the rest from the cache" if self.cached else ""
         line(
-            f"compiled in {duration(self.compile_s)} (tracing {traced:.0f} s{source}); "
+            f"compiled in {duration(self.compile_s)} (tracing {self.trace_s:.0f} s{source}); "
             f"{held:.2f} GB on {'each' if many else device.device_kind}, of which replay {ring:.2f} GB"
         )
         self.replay_bytes = plan.tree_bytes(shapes.replay)
@@ -111,7 +122,16 @@ class Program:
 
     def begin(self) -> None:
         """Start at the beginning."""
-        self.state = self._make(make_keys(self.configs), make_hypers(self.configs))
+        self.state = self._make(*self._laid(self._begin(), self._make))
+
+    def _begin(self) -> tuple[jax.Array, Hyper]:
+        """What the members start from."""
+        return make_keys(self.configs), make_hypers(self.configs)
+
+    def _laid(self, args: tuple[Any, ...], compiled: Any) -> tuple[Any, ...]:
+        """Arguments where ``compiled`` takes them."""
+        laid: tuple[Any, ...] = jax.tree.map(hosts.lay, args, compiled.input_shardings[0][-len(args) :])
+        return laid
 
     def put(self, place: int, config: Config) -> None:
         """Start another member in the place of one; the others are as they were."""
@@ -193,7 +213,8 @@ class Program:
     def evaluate(self, env_steps: Sequence[int]) -> list[Report]:
         """Greedy returns of each member's present policy; ``env_steps`` as each counts them."""
         began = time.perf_counter()
-        scored = jax.device_get(self._score(self.state.members, self._eval_keys(env_steps)))
+        keys = self._laid((self._eval_keys(env_steps),), self._score)
+        scored = jax.tree.map(hosts.whole, self._score(self.state.members, *keys))
         seconds = time.perf_counter() - began
         return [self._scored(scored, place, seconds) for place in range(len(self.configs))]
 
@@ -216,14 +237,16 @@ class Program:
         """A member's present policy, for a file."""
         members = self.state.members
         now = (members.learner.actor_eval, members.obs_stats)
-        actor, stats = jax.device_get(jax.tree.map(lambda x: x[place], now))
+        actor, stats = jax.tree.map(lambda x: np.asarray(_at_hand(x)[place]), now)
         return policy_of(self.config, self.task, actor, stats, meta)
 
 
 def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]) -> Policy:
     """An actor with the statistics of its observations, on the host, for a file."""
-    layers = [actor["params"]["mlp"][f"layer_{i}"] for i in range(len(config.hidden_sizes) + 1)]
     scaled, size = config.normalize_obs, task.obs_size
+    network = Actor(config.hidden_sizes, task.action_size)
+    named = unpack(network, actor, jnp.zeros(size))["params"]["mlp"]
+    layers = [named[f"layer_{i}"] for i in range(len(config.hidden_sizes) + 1)]
     return Policy(
         env=config.env,
         weights=tuple(np.asarray(layer["kernel"]) for layer in layers),

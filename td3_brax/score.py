@@ -60,6 +60,12 @@ def in_gymnasium(
     return every[:, 0], every[:, 1]
 
 
+def _unknown(env: str) -> str:
+    """What to say where a run's own task is not in Gymnasium."""
+    alike = [name for name in GYMNASIUM_TASKS if name.lower() == f"{env.replace('_', '')}-v4"]
+    return "is no task of Gymnasium's: say which to play" + (f", such as --gym={alike[0]}" if alike else "")
+
+
 def job(argv: Sequence[str]) -> int:
     """Print both scores; returns the exit code."""
     parser = run_parser("score", __doc__, 100)
@@ -72,9 +78,8 @@ def job(argv: Sequence[str]) -> int:
         config, policy = load(args.run, args.which)
         gym = args.gym or config.env
         if gym not in GYMNASIUM_TASKS:
-            raise ConfigError(
-                "gym", gym, f"must be one of {', '.join(GYMNASIUM_TASKS)}{nearest(gym, GYMNASIUM_TASKS)}"
-            )
+            allowed = f"must be one of {', '.join(GYMNASIUM_TASKS)}{nearest(gym, GYMNASIUM_TASKS)}"
+            raise ConfigError("gym", gym, allowed if args.gym else _unknown(gym))
         options = json.loads(config.env_args or "{}") if gym == config.env else {}
         env = make(gym, options)
         sizes = env.observation_space.shape, env.action_space.shape

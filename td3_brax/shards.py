@@ -6,7 +6,7 @@ functions of a run see one shard, and meet the others here alone: sums, means, k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, TypeVar
@@ -82,11 +82,16 @@ def jit(
     in_specs: Any = ALIKE,
     out_specs: Any = ALIKE,
     donate_argnums: tuple[int, ...] = (),
+    devices: Sequence[Any] | None = None,
 ) -> Any:
-    """``function`` of one shard, jitted over the first ``shards`` devices; specs as for ``shard_map``."""
-    if shards == 1:
+    """``function`` of one shard, jitted over the first ``shards`` devices; specs as for ``shard_map``.
+
+    Args:
+        devices: others than JAX's own, such as those of a machine that is only described.
+    """
+    if shards == 1 and devices is None:
         return jax.jit(function, donate_argnums=donate_argnums)
-    mesh = Mesh(np.array(jax.devices()[:shards]), (AXIS,), axis_types=(AxisType.Auto,))
+    mesh = Mesh(np.array((devices or jax.devices())[:shards]), (AXIS,), axis_types=(AxisType.Auto,))
 
     def placed(specs: Any) -> Any:
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)

@@ -138,10 +138,10 @@ def in_notebook() -> bool:
 
 
 class Display:
-    """Progress for people: a bar on a terminal and in a notebook, plain lines elsewhere."""
+    """Progress for people: a bar on a terminal and in a notebook, plain lines elsewhere; or ``quiet``."""
 
-    def __init__(self, total_env_steps: int) -> None:
-        self.console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
+    def __init__(self, total_env_steps: int, quiet: bool = False) -> None:
+        self.console = Console(highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet)
         self._total = total_env_steps
         self._began = time.perf_counter()
         self._first = 0

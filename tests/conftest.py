@@ -3,6 +3,8 @@
 import os
 import sys
 
+import pytest
+
 # All of this must stand before JAX is imported. `pytest -m gpu -n 0` runs on whatever JAX finds.
 if "gpu" not in sys.argv and "-mgpu" not in sys.argv:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -10,3 +12,10 @@ if "gpu" not in sys.argv and "-mgpu" not in sys.argv:
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(cache, "td3-brax", "tests"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+QUICK = ("test_cli", "test_policy", "test_docs", "test_learner", "test_docker", "test_code")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Quick files last, so that no worker ends long before the other."""
+    items.sort(key=lambda item: item.path.stem in QUICK)

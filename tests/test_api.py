@@ -17,7 +17,7 @@ import yaml
 from test_run import OPTIONS, same_policies
 
 import td3_brax
-from td3_brax import checkpoint, tracking, train
+from td3_brax import checkpoint, signals, tracking, train
 from td3_brax.cli import parse_train
 from td3_brax.config import Config, ConfigError
 from td3_brax.envs.registry import make_task
@@ -64,7 +64,7 @@ def test_a_callback_sees_every_report_and_stops_the_run_which_goes_on_bit_for_bi
         return len(seen) == 3
 
     first = td3_brax.fit(**SMALL, out=tmp_path / "run", callback=third)
-    assert first.exit_code == train.INTERRUPTED
+    assert first.exit_code == signals.INTERRUPTED
     assert [report["env_steps"] for report in seen] == [128, 256, 384]
     assert "eval/return_mean" in seen[1]
     assert first.reports[-1]["env_steps"] == 384
@@ -106,7 +106,7 @@ def test_ctrl_c_while_training_ends_the_run_saved(tmp_path: Path) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
     result = td3_brax.fit(**SMALL, out=tmp_path / "run", callback=interrupt)
-    assert result.exit_code == train.INTERRUPTED
+    assert result.exit_code == signals.INTERRUPTED
     assert len(result.reports) == 1
     assert any((tmp_path / "run" / "checkpoints").iterdir())
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from test_run import exit_code
 
 from td3_brax import __main__, evaluate_run, train
 from td3_brax.cli import load_config, parse_train
@@ -336,10 +337,7 @@ def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         with monkeypatch.context() as patch:
             if not build:
                 patch.setattr(train.Run, "train", started)
-            try:
-                code = main(argv)
-            except SystemExit as stopped:
-                code = stopped.code
+            code = exit_code(main, argv)
         printed = capsys.readouterr()
         assert code == 2
         assert printed.out == ""

@@ -408,12 +408,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(whole: Path, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("numbers", [(signal.SIGKILL, signal.SIGTERM), (signal.SIGINT, signal.SIGKILL)])
+def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(
+    whole: Path, tmp_path: Path, numbers: tuple[int, int]
+) -> None:
     """Stopped while the first two members train, and while the third has the place of one."""
     out = tmp_path / "out"
     process = start(tmp_path, None, str(write(tmp_path, LONG)), "--wandb=disabled")
-    for name in ("001", "003"):
+    for name, number in zip(("001", "003"), numbers, strict=True):
         log = out / name / "metrics.jsonl"
         wait_for(lambda log=log: log.exists() and log.read_bytes().count(b"\n") > 20, process, 120)
         process.send_signal(number)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_run import OPTIONS
+from test_run import OPTIONS, exit_code
 
 from td3_brax import loop, plan_run
 from td3_brax.cli import parse_options, train_parser
@@ -16,11 +16,8 @@ from td3_brax.plan import workspace_bytes
 from td3_brax.presets import resolve
 
 CONFIGS = {
-    "as in the other tests": [],
-    "a large replay": ["--replay_capacity=300000"],
     "one device": ["--devices=1", "--num_atoms=1"],
     "four devices": ["--devices=4", "--replay_capacity=50000"],
-    "wide networks": ["--hidden_sizes=[256,256]", "--batch_size=64"],
 }
 
 
@@ -98,11 +95,7 @@ def test_bad_options_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    try:
-        code = plan_run.main(argv)
-    except SystemExit as stopped:
-        code = stopped.code
-    assert code == 2
+    assert exit_code(plan_run.main, argv) == 2
     line = capsys.readouterr().err
     assert words in line
     assert len(line.splitlines()) == 1

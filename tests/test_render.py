@@ -51,7 +51,11 @@ def policy(config: Config, seed: int = 0) -> Policy:
 
 @pytest.mark.parametrize(
     "config",
-    [POLE, Config(env="ant", backend="spring", hidden_sizes=(8,)), Config(env="Ant-v4", hidden_sizes=(8,))],
+    [
+        POLE,
+        Config(env="ant", backend="spring", hidden_sizes=(8,)),
+        Config(env="InvertedPendulum-v4", hidden_sizes=(8,)),
+    ],
     ids=lambda config: config.env,
 )
 def test_what_is_shown_is_what_evaluation_plays(config: Config) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 from test_run import MODULE, OPTIONS, make_run, read_reports, same_policies, started, wait_for
 
-from td3_brax import checkpoint, folder, loop, train
+from td3_brax import checkpoint, folder, loop, signals, train
+from td3_brax.config import Config
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic
 from td3_brax.population import make_hyper
@@ -266,7 +267,7 @@ def test_updates_that_are_not_finite_are_not_made(
         assert len(run.reports) == 6
         assert all(np.isfinite(r["q/mean"]) for r in run.reports[1:])
         return
-    assert run.code == train.DIVERGED
+    assert run.code == signals.DIVERGED
     assert "not finite, first between 384 and 512 steps; that update was not made" in run.printed
     assert [int(path.name) for path in checkpoint.saved(out)] == [384, 256]
     monkeypatch.setattr(loop.replay, "sample", sample)
@@ -296,7 +297,7 @@ def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.Monk
             return tree
 
         monkeypatch.setattr("td3_brax.learner.mean", poisoned)
-    after, stats = td3.update_block(learner, make_hyper(train.Config()), batch, normal(2), jnp.bool_(True))
+    after, stats = td3.update_block(learner, make_hyper(Config()), batch, normal(2), jnp.bool_(True))
 
     def unchanged(name: str) -> bool:
         same = jax.tree.map(np.array_equal, getattr(after, name), getattr(learner, name))
@@ -365,6 +366,27 @@ def test_every_kind_of_leaf_comes_back(tmp_path: Path, count: int) -> None:
         checkpoint.to_device(
             arrays, shapes | {"rows": jax.ShapeDtypeStruct((9, 3), "float32")}, spread_all(state)
         )
+
+
+def test_parameters_move_between_accelerators_and_cpus() -> None:
+    """An accelerator's checkpoint, each network in one array, is a CPU's with its layers, and back; another
+    network's is neither."""
+
+    def learners(packed: bool, hidden: int = 8) -> Any:
+        td3 = TD3(Actor((hidden,) * 11, 3), Critic((hidden, 4), 2), 2, packed=packed)
+        return jax.vmap(lambda key: td3.init(key, 5, 3))(jax.random.split(jax.random.key(0), 2))
+
+    apart, together = learners(False), learners(True)
+    held = len(checkpoint.to_host(apart)), len(checkpoint.to_host(together))
+    assert held[0] > held[1]
+    for source, target in [(apart, together), (together, apart)]:
+        shapes = jax.eval_shape(lambda target=target: target)
+        back = checkpoint.to_device(checkpoint.to_host(source), shapes, spread_all(target))
+        jax.tree.map(np.testing.assert_array_equal, back, target)
+    for source, target in [(apart, learners(True, 9)), (together, learners(False, 9))]:
+        shapes = jax.eval_shape(lambda target=target: target)
+        with pytest.raises(checkpoint.CheckpointError, match="and should be"):
+            checkpoint.to_device(checkpoint.to_host(source), shapes, spread_all(target))
 
 
 def spread_all(state: dict[str, jax.Array]) -> Any:

@@ -145,6 +145,14 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
     )
 
 
+def exit_code(main: Callable[[list[str]], int], argv: list[str]) -> Any:
+    """Of a command, whether it returns or the parser leaves."""
+    try:
+        return main(argv)
+    except SystemExit as stopped:
+        return stopped.code
+
+
 def same_policies(a: Path, b: Path) -> bool:
     """Whether the policy files ``a`` and ``b`` hold the same arrays, bit for bit."""
     with np.load(a) as x, np.load(b) as y:
@@ -412,8 +420,10 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path: Path, moment: str) -> Non
     assert process.returncode == 130
     assert "compiled in" not in printed
     assert seconds < 3
-    assert len(errors.splitlines()) == 1
-    assert "stopped" in errors
+    first, *rest = errors.splitlines()
+    assert first == "td3-brax: stopped before training began; nothing is lost"
+    # What MuJoCo imports asks a child for a library's version, which may be met in its middle.
+    assert not rest or (rest[1:2] == ['  File "<string>", line 28, in <module>'] and len(rest) == 3), errors
     assert not (out / "metrics.jsonl").exists()
 
 

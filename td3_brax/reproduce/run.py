@@ -24,9 +24,9 @@ from td3_brax.reproduce import paper
 from td3_brax.reproduce.algorithms import ALGORITHMS
 from td3_brax.schedule import make_schedule
 from td3_brax.score import in_gymnasium
+from td3_brax.signals import Signals
 from td3_brax.sweep.journal import Journal
 from td3_brax.sweep.pack import Job, Shared, train_jobs
-from td3_brax.train import Signals
 from td3_brax.wandb_run import Membership, WandbRun, project
 
 PLAN = "reproduce.json"

@@ -18,11 +18,12 @@ from td3_brax import folder
 from td3_brax.checkpoint import Checkpoints
 from td3_brax.config import Config, show
 from td3_brax.record import POLICIES, Record
+from td3_brax.run import versions
+from td3_brax.signals import DIVERGED, PREEMPTED, Signals
 from td3_brax.sweep import journal
 from td3_brax.sweep.file import Sweep
 from td3_brax.sweep.journal import End, Journal, Saved, Seat
 from td3_brax.tracking import Report, duration, one_line
-from td3_brax.train import DIVERGED, PREEMPTED, Signals, versions
 from td3_brax.wandb_run import Membership, WandbRun
 
 if TYPE_CHECKING:

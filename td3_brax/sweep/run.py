@@ -14,11 +14,11 @@ from td3_brax import folder
 from td3_brax.cli import Parser, fail, guarded, whole
 from td3_brax.config import Config, ConfigError, show
 from td3_brax.device import platform, prepare_jax
+from td3_brax.signals import PREEMPTED, TERMINATED, Signals
 from td3_brax.sweep import agents, journal
 from td3_brax.sweep.file import Sweep, SweepError, load
 from td3_brax.sweep.online import Home, Suggestions, register
 from td3_brax.sweep.pack import Job, Pack, Shared, group, make_job, places, train_jobs
-from td3_brax.train import PREEMPTED, TERMINATED, Signals
 from td3_brax.wandb_run import Membership, project
 
 MEMBERS = 16
