@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from td3_brax.config import FIELDS, GYMNASIUM_TASKS, PRESETS, Config, ConfigError, nearest
+from td3_brax.config import FIELDS, PRESETS, Config, ConfigError, nearest
 
 PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
 """What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""
@@ -121,8 +121,6 @@ def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
     base = MAKERS[preset](env, platform) if preset in PRESETS else {}
     if env.startswith("Reacher-v"):
         base |= {"time_limit": 50}
-    if platform == "gpu" and env in GYMNASIUM_TASKS and not env.startswith("Swimmer"):
-        base |= {"physics": "fast"}  # a kernel there, in place of thousands of launches
     values = base | dict(explicit)
     if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
         asked = [values["num_envs"], values["batch_size"]]

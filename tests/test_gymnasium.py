@@ -20,8 +20,8 @@ from td3_brax.envs import installed, physics
 from td3_brax.envs.gymnasium import GymnasiumTask, make
 from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.rigid.lacks import lacks
+from td3_brax.envs.rigid.physics import RigidPhysics
 from td3_brax.envs.wrapped import _primitives
-from td3_brax.presets import resolve
 
 STATES = 1000
 CLOSE = 1e-3
@@ -45,8 +45,8 @@ def test_a_step_is_gymnasiums(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["Ant-v5", "HalfCheetah-v5", "InvertedDoublePendulum-v5"])
-def test_so_is_one_on_the_fast_physics(name: str) -> None:
-    compare(make(name, {}, "fast"), visited(name, 200))
+def test_so_is_one_on_mjx(name: str) -> None:
+    compare(make(name, {}, "mjx"), visited(name, 200))
 
 
 @pytest.mark.parametrize("name", ["Ant-v4", "InvertedDoublePendulum-v4", "Reacher-v4"])
@@ -153,7 +153,7 @@ def test_the_ant_stands() -> None:
 
 
 def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
-    task = make("Ant-v5", {})
+    task = make("Ant-v5", {}, "mjx")
     assert isinstance(task.physics, physics.Physics)
     at = visited("Ant-v5", STATES)
 
@@ -167,7 +167,7 @@ def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
 
 def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
     """When MJX's is too, ``Contacts.frames`` has no purpose any more."""
-    task = make("Ant-v5", {})
+    task = make("Ant-v5", {}, "mjx")
     assert isinstance(task.physics, physics.Physics)
     states = visited("Ant-v5", STATES)["qpos"]
 
@@ -196,12 +196,11 @@ def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
 
 
 @pytest.mark.parametrize("name", GYMNASIUM_TASKS)
-def test_a_gpu_has_the_physics_that_are_a_kernel_there(name: str) -> None:
-    """Where they cover the task."""
-    model = make(name, {}, "mjx").model
-    assert resolve({"env": name}, "gpu").physics == ("auto" if lacks(model) else "fast")
-    assert resolve({"env": name, "physics": "mjx"}, "gpu").physics == "mjx"
-    assert resolve({"env": name}, "cpu").physics == "auto"
+def test_the_fast_physics_are_those_of_what_they_cover(name: str) -> None:
+    covered = not lacks(make(name, {}, "mjx").model)
+    assert covered != name.startswith("Swimmer")
+    assert isinstance(make(name, {}).physics, RigidPhysics) == covered
+    assert isinstance(make(name, {}, "mjx").physics, physics.Physics)
 
 
 def test_a_policy_is_scored_in_the_real_environment(

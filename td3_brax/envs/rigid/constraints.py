@@ -83,8 +83,7 @@ class Constraints:
             self.limits.append((limit.dof, sign))
             self._add(limit.soft, distance, tree.lanes_of_dof(limit.dof), 1)
         for touch in self.touches:
-            lanes = tree.links[touch.pair.two.link].lanes
-            self._add(touch.pair.soft, touch.distance, lanes, _edges(touch))
+            self._add(touch.pair.soft, touch.distance, touch.pair.lanes, _edges(touch))
 
     def _add(self, of: Soft, distance: Value, lanes: int, rows: int) -> None:
         weight, pull = weigh(of, distance)
@@ -105,7 +104,7 @@ class Constraints:
         rows = [sign * x[dof] for dof, sign in self.limits]
         moving = motion.velocities(self.tree, self.pose, x) if self.touches else []
         for touch in self.touches:
-            speed = moving[touch.pair.two.link]
+            speed = touch.pair.two.of(moving)
             if touch.pair.one.link >= 0:
                 speed = minus(speed, moving[touch.pair.one.link])
             at = plus(speed[3:], cross(speed[:3], touch.position))
@@ -126,7 +125,8 @@ class Constraints:
             return pushed
         on: list[Vector] = [[0.0] * 6 for _ in self.tree.links]
         for touch, wrench in zip(self.touches, self.wrenches(forces), strict=True):
-            on[touch.pair.two.link] = plus(on[touch.pair.two.link], wrench)
+            for link, part in touch.pair.two.parts(wrench):
+                on[link] = plus(on[link], part)
             if touch.pair.one.link >= 0:
                 on[touch.pair.one.link] = minus(on[touch.pair.one.link], wrench)
         return plus(pushed, motion.project(self.tree, self.pose, on))
@@ -157,10 +157,11 @@ class Constraints:
             block = _stiffness(touch, weights[row : row + _edges(touch)])
             row += _edges(touch)
             if touch.pair.one.link >= 0:
-                self._stiffen_between(matrix, touch, block)
-            else:
-                link = touch.pair.two.link
-                added[link] = block if added[link] is None else _both(added[link], block)
+                self._stiffen_between(matrix, touch, mirrored(block))
+                continue
+            for link, part in touch.pair.two.parts([x for line in block for x in line]):
+                own = mirrored([part[i * (i + 1) // 2 :][: i + 1] for i in range(6)])
+                added[link] = own if added[link] is None else _both(added[link], own)
         for i in reversed(range(len(tree.links))):
             parent = tree.links[i].parent
             if parent >= 0 and added[i] is not None:
@@ -205,7 +206,7 @@ def _both(a: Matrix, b: Matrix) -> Matrix:
 
 
 def _stiffness(touch: Touch, weights: list[Value]) -> Matrix:
-    """[6][6] of a contact whose edges have ``weights``, about the point."""
+    """The lower half of [6][6] of a contact whose edges have ``weights``, about the point."""
     normal, first, second = touch.frame
     if len(weights) == 1:
         here = mirrored([[weights[0] * normal[i] * normal[j] for j in range(i + 1)] for i in range(3)])
@@ -223,4 +224,4 @@ def _stiffness(touch: Touch, weights: list[Value]) -> Matrix:
     corner = [[columns[j][i] for j in range(3)] for i in range(3)]  # [p] A
     turning = [cross(touch.position, line) for line in corner]  # - [p] A [p]
     upper = [turning[i][: i + 1] for i in range(3)]
-    return mirrored(upper + [columns[i] + here[i][: i + 1] for i in range(3)])
+    return upper + [columns[i] + here[i][: i + 1] for i in range(3)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import mujoco
@@ -21,6 +23,8 @@ from td3_brax.envs.rigid.lanes import (
     plus,
     raw,
     rotate,
+    some,
+    stack,
     times,
     where,
 )
@@ -35,24 +39,47 @@ class Geom:
 
     ids: list[int]
     """[lanes] in the model."""
-    link: int
-    """-1: the world's."""
+    links: list[tuple[int, int]]
+    """Each link that has some of them, one after the other, and how many lanes; -1: the world's."""
     position: Vector
     rotation: Matrix
     radius: Value
     half: Value
     """Half the length between a capsule's ends, 0 for a sphere."""
 
+    @property
+    def link(self) -> int:
+        """Of the first."""
+        return self.links[0][0]
+
+    def of(self, links: Sequence[Vector]) -> Vector:
+        """``links`` has a vector for each link: that of each shape's."""
+        lanes = [count for _, count in self.links]
+        return [stack(x, lanes) for x in zip(*(links[link] for link, _ in self.links), strict=True)]
+
+    def parts(self, values: Sequence[Value]) -> Iterator[tuple[int, Vector]]:
+        """The links, and the lanes of ``values`` that are theirs."""
+        end = 0
+        for link, count in self.links:
+            begin, end = end, end + count
+            yield link, [some(x, begin, end) for x in values] if len(self.links) > 1 else list(values)
+
 
 @dataclass
 class Pair:
-    """Two shapes that can touch, of each lane: the first may be a plane of the world."""
+    """Two shapes that can touch, of each lane: the first may be a plane of the world. Such lanes can be of
+    several links."""
 
     one: Geom
     two: Geom
     friction: Value
     """0: none."""
     soft: Soft
+
+    @property
+    def lanes(self) -> int:
+        """How many there are."""
+        return len(self.two.ids)
 
 
 @dataclass
@@ -85,9 +112,9 @@ def touching(model: mujoco.MjModel) -> list[tuple[int, int]]:
 
 
 def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
-    """The same, by link and lane."""
+    """The same, in lanes: of alike links, and where the world is touched of all links."""
     model = tree.model
-    slots: dict[tuple[int, ...], list[tuple[int, int, int]]] = {}
+    slots: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
     seen: dict[tuple[int, int], int] = {}
     for a, b in touching:
         body = int(model.geom_bodyid[b])
@@ -99,21 +126,33 @@ def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
         slot = seen.get((link, lane), 0)
         seen[link, lane] = slot + 1
         slots.setdefault((link, other, slot), []).append((lane, a, b))
+    groups: dict[tuple[object, ...], list[tuple[int, int, list[int], list[int]]]] = {}
+    for (link, other, slot), members in slots.items():
+        _, ones, twos = (list(ids) for ids in zip(*sorted(members), strict=True))
+        alone = (link, other, slot) if other >= 0 or not tree.alike else ()
+        kind = model.geom_type[ones[0]], model.geom_type[twos[0]], _slides(model, ones[0], twos[0])
+        groups.setdefault((alone, *map(int, kind)), []).append((link, other, ones, twos))
     found = []
-    for (link, other, _), members in slots.items():
-        ordered = sorted(members)
-        ones, twos = [m[1] for m in ordered], [m[2] for m in ordered]
-        found.append(_pair(tree, _geom(tree, ones, other), _geom(tree, twos, link)))
+    for group in groups.values():
+        ones = [geom for *_, own, _ in group for geom in own]
+        twos = [geom for *_, own in group for geom in own]
+        links = [(link, len(own)) for link, *_, own in group]
+        found.append(_pair(tree, _geom(tree, ones, [(group[0][1], len(ones))]), _geom(tree, twos, links)))
     return found
 
 
-def _geom(tree: Tree, ids: list[int], link: int) -> Geom:
+def _slides(model: mujoco.MjModel, a: Any, b: Any) -> np.ndarray:
+    """Whether pairs of geoms have friction."""
+    return np.asarray(np.maximum(model.geom_condim[a], model.geom_condim[b]) == 3)
+
+
+def _geom(tree: Tree, ids: list[int], links: list[tuple[int, int]]) -> Geom:
     model = tree.model
     poses = [tree.on_link(int(model.geom_bodyid[g]), model.geom_pos[g], model.geom_quat[g]) for g in ids]
     capsule = model.geom_type[ids[0]] == GEOM.mjGEOM_CAPSULE
     return Geom(
         ids=ids,
-        link=link,
+        links=links,
         position=[constant([p[k] for _, p in poses]) for k in range(3)],
         rotation=[[constant([r[i, j] for r, _ in poses]) for j in range(3)] for i in range(3)],
         radius=constant(model.geom_size[ids, 0]),
@@ -127,7 +166,7 @@ def _pair(tree: Tree, one: Geom, two: Geom) -> Pair:
     mix = (model.geom_solmix[a] / (model.geom_solmix[a] + model.geom_solmix[b]))[:, None]
     solimp = mix * model.geom_solimp[a] + (1 - mix) * model.geom_solimp[b]
     solref = mix * model.geom_solref[a] + (1 - mix) * model.geom_solref[b]
-    slides = np.maximum(model.geom_condim[a], model.geom_condim[b]) == 3
+    slides = _slides(model, a, b)
     mu = np.where(slides, np.maximum(model.geom_friction[a, 0], model.geom_friction[b, 0]), 0)
     weight = model.body_invweight0[model.geom_bodyid[a], 0] + model.body_invweight0[model.geom_bodyid[b], 0]
     weight = np.where(slides, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, weight)
@@ -154,8 +193,8 @@ def _segment(pose: Pose, geom: Geom) -> tuple[Vector, Vector]:
     """Centre and axis of a shape."""
     if geom.link < 0:
         return minus(geom.position, pose.origin), column(geom.rotation, 2)
-    turn = pose.rotation[geom.link]
-    centre = plus(pose.position[geom.link], rotate(turn, geom.position))
+    turn = [geom.of([rotation[i] for rotation in pose.rotation]) for i in range(3)]
+    centre = plus(geom.of(pose.position), rotate(turn, geom.position))
     return centre, rotate(turn, column(geom.rotation, 2))
 
 

@@ -66,10 +66,19 @@ class Dynamics:
         iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
         line_search: of Newton's method along each direction.
         alike: whether alike parts, such as legs, share arrays.
+        early: whether Newton's method stops once no robot is left that needs more of it: loops whose length
+            is not known, which no GPU should have.
     """
 
-    def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int, alike: bool = True) -> None:
-        self.model, self.iterations, self.line_search = model, iterations, line_search
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        iterations: int,
+        line_search: int,
+        alike: bool = True,
+        early: bool = False,
+    ) -> None:
+        self.model, self.iterations, self.line_search, self._early = model, iterations, line_search, early
         touching = contact.touching(model)
         self.tree = Tree(model, touching, alike)
         self.pairs = contact.pairs(self.tree, touching)
@@ -103,7 +112,7 @@ class Dynamics:
         if not rows.weights:
             qacc = factor.Factor(tree, mass).solve(smooth)
         elif self.iterations:
-            how = self.iterations, self.line_search
+            how = self.iterations, self.line_search, self._early
             qacc = solver.newtons(tree, mass, smooth, rows, references, warm, *how)
         else:
             qacc = solver.once(tree, mass, smooth, rows, references, warm)
@@ -163,16 +172,16 @@ class Dynamics:
         found: list[Vector] = [[0.0] * 6 for _ in range(self.model.nbody)]
         for touch, wrench in zip(held.rows.touches, held.rows.wrenches(forces), strict=True):
             for geom, sign in ((touch.pair.two, 1.0), (touch.pair.one, -1.0)):
-                if geom.link < 0:
-                    continue
-                root = geom.link
-                while self.tree.links[root].parent >= 0:
-                    root = self.tree.links[root].parent
-                centre = times(1.0 / whole[root].mass, whole[root].first)
-                torque = minus(wrench[:3], cross(centre, wrench[3:]))
-                for lane, shape in enumerate(geom.ids):
-                    body = int(self.model.geom_bodyid[shape])
-                    found[body] = plus(found[body], [sign * pick(x, lane) for x in torque + wrench[3:]])
+                bodies = iter(self.model.geom_bodyid[geom.ids])
+                for link, part in geom.parts(wrench) if geom.link >= 0 else ():
+                    root = link
+                    while self.tree.links[root].parent >= 0:
+                        root = self.tree.links[root].parent
+                    centre = times(1.0 / whole[root].mass, whole[root].first)
+                    moved = minus(part[:3], cross(centre, part[3:])) + part[3:]
+                    for lane in range(self.tree.links[link].lanes):
+                        body = int(next(bodies))
+                        found[body] = plus(found[body], [sign * pick(x, lane) for x in moved])
         return found
 
 

@@ -16,6 +16,9 @@ import numpy as np
 
 from td3_brax.envs.rigid.hold import LONGEST, hold
 
+FEW = 8
+"""Lanes that are added one by one; more are left to XLA's sums."""
+
 Value: TypeAlias = Union[float, "Number"]
 Vector: TypeAlias = list[Value]
 Matrix: TypeAlias = list[list[Value]]
@@ -93,7 +96,7 @@ def number(x: Any) -> Value:
 
 def constant(values: Any) -> Value:
     """A constant with one value [lanes] for each lane; 1e-12 counts as nothing."""
-    lanes = np.atleast_1d(np.asarray(values, np.float64))
+    lanes = np.asarray(values, np.float64).reshape(-1)
     lanes = np.where(np.abs(lanes) < 1e-12, 0, lanes)
     if np.ptp(lanes) <= 1e-9 * np.abs(lanes).max():
         return float(lanes[0])
@@ -103,9 +106,9 @@ def constant(values: Any) -> Value:
 def _both(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
     x, y = raw(a), raw(b)
     if isinstance(x, np.ndarray) and isinstance(y, float | np.ndarray):
-        return constant(op(x, y)[:, 0])
+        return constant(op(x, y))
     if isinstance(y, np.ndarray) and isinstance(x, float):
-        return constant(op(x, y)[:, 0])
+        return constant(op(x, y))
     if isinstance(x, np.ndarray):
         x = x.astype(y.dtype)
     elif isinstance(y, np.ndarray):
@@ -147,8 +150,33 @@ def lane_sum(x: Value, lanes: int) -> Value:
     array = raw(x)
     if isinstance(array, np.ndarray):
         return float(array.sum())
+    if lanes > FEW:
+        return Number(array.sum(0, keepdims=True))
     array = raw(held(x))
     return Number(sum(array[i : i + 1] for i in range(1, lanes)) + array[:1], lanes)
+
+
+def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
+    """Values that have ``lanes``, or would have if they differed, as one that has all of them."""
+    if len(values) == 1 or all(not isinstance(v, Number) and v == values[0] for v in values):
+        return values[0]
+    parts = [raw(value) for value in values]
+    like = next((part for part in parts if isinstance(part, jax.Array)), None)
+    if like is None:
+        return constant(
+            np.concatenate([np.broadcast_to(x, (n, 1)) for x, n in zip(parts, lanes, strict=True)])
+        )
+    shapes = [(n, like.shape[1]) for n in lanes]
+    full = [jnp.broadcast_to(jnp.asarray(x, like.dtype), s) for x, s in zip(parts, shapes, strict=True)]
+    return Number(jnp.concatenate(full))
+
+
+def some(x: Value, begin: int, end: int) -> Value:
+    """The lanes of ``x`` from ``begin`` to before ``end``."""
+    if lanes_of(x) == 1:
+        return x
+    array = raw(x)
+    return constant(array[begin:end]) if isinstance(array, np.ndarray) else Number(raw(held(x))[begin:end])
 
 
 def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from td3_brax.envs.rigid.constraints import Constraints
 from td3_brax.envs.rigid.factor import inner, multiply, over_lanes
-from td3_brax.envs.rigid.lanes import Matrix, Number, Value, number, raw, where
+from td3_brax.envs.rigid.lanes import Matrix, Number, Value, number, raw, stack, where
 from td3_brax.envs.rigid.tree import Tree
 
 MIN_VALUE = 1e-15
@@ -37,11 +37,20 @@ class Search:
         """Of the smooth part at the start."""
         self.curvature = inner(tree, direction, multiply(tree, mass, direction))
         """Of the smooth part."""
-        change, weights = rows.along(direction), rows.weights
-        self._lanes, self._residual, self._change = rows.lanes, residual, change
+        change, weights, lanes = rows.along(direction), rows.weights, rows.lanes
+        if tree.alike:  # all rows as one, since this is what is done most often
+            residual, change, weights = ([stack(x, lanes)] for x in (residual, change, weights))
+            lanes = [sum(lanes)]
+        self._lanes, self._residual, self._change, self._weights = lanes, residual, change, weights
         self._constant = [0.5 * d * r * r for d, r in zip(weights, residual, strict=True)]
         self._linear = [d * r * c for d, r, c in zip(weights, residual, change, strict=True)]
         self._square = [0.5 * d * c * c for d, c in zip(weights, change, strict=True)]
+
+    def turned(self, step: Value) -> jax.Array:
+        """Whether a row begins or ceases to push on the way."""
+        rows = zip(self._residual, self._change, self._weights, strict=True)
+        turned = [where((raw(r) < 0) != (raw(r + step * c) < 0), d, 0.0) for r, c, d in rows]
+        return jnp.asarray(raw(over_lanes(turned, self._lanes)) > 0)
 
     def at(self, step: Value) -> tuple[Value, Value, Value]:
         """Cost, less the smooth part's at the start, and its first and second derivative."""

@@ -6,6 +6,7 @@ What is minimised is 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,6 +19,29 @@ from td3_brax.envs.rigid.search import Search, between_bounds, of_two_points
 from td3_brax.envs.rigid.tree import Tree
 
 
+def _repeat(body: Callable[[Any], Any], start: Any, count: int, early: bool) -> Any:
+    """``body`` ``count`` times.
+
+    Args:
+        body: of what is carried: that after it, and which robots [1, N] are not done with it.
+        early: whether to stop when no robot is left; one that is done stays as it is.
+    """
+    if not early:
+        return jax.lax.fori_loop(0, count, lambda _, carry: body(carry)[0], start)
+
+    def going(carry: Any) -> jax.Array:
+        done, left, _ = carry
+        return (done < count) & left.any()
+
+    def once(carry: Any) -> Any:
+        done, left, before = carry
+        after, more = body(before)
+        return done + 1, left & more, tuple(jnp.where(left, a, b) for a, b in zip(after, before, strict=True))
+
+    left = jnp.ones((1, start[0].shape[1]), bool)
+    return jax.lax.while_loop(going, once, (0, left, start))[2]
+
+
 def newtons(
     tree: Tree,
     mass: Matrix,
@@ -27,17 +51,20 @@ def newtons(
     start: list[Value],
     iterations: int,
     line_search: int,
+    early: bool,
 ) -> list[Value]:
-    """Newton's method from ``start``, each step found by Newton's method between bounds."""
+    """Newton's method from ``start``, each step found by Newton's method between bounds. Between changes of
+    the rows that push the cost is quadratic, so that a step without one is the last."""
 
-    def iteration(_: Any, carry: Any) -> Any:
+    def iteration(carry: Any) -> Any:
         x = [number(a) for a in carry]
         residual = minus(rows.along(x), references)
         search = _ahead(tree, mass, smooth, rows, residual, multiply(tree, mass, x))
         step = between_bounds(search, line_search)
-        return tuple(raw(a + step * b) for a, b in zip(x, search.direction, strict=True))
+        after = tuple(raw(a + step * b) for a, b in zip(x, search.direction, strict=True))
+        return after, search.turned(step)
 
-    return [number(a) for a in jax.lax.fori_loop(0, iterations, iteration, tuple(raw(x) for x in start))]
+    return [number(a) for a in _repeat(iteration, tuple(raw(x) for x in start), iterations, early)]
 
 
 def once(

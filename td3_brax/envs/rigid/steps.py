@@ -43,14 +43,19 @@ class Steps:
         """
         return steps_p.bind(qpos, qvel, qacc, ctrl, steps=self, frames=frames)
 
-    def in_lanes(self, *inputs: jax.Array, frames: int) -> Arrays:
-        """The same by arrays over robots."""
+    @cached_property
+    def _early(self) -> Dynamics:
+        return Dynamics(self.model, *self._how, early=True)
+
+    def in_lanes(self, *inputs: jax.Array, frames: int, early: bool = False) -> Arrays:
+        """The same by arrays over robots; ``early`` as :class:`Dynamics` has it."""
         qpos, qvel, qacc, ctrl = inputs
-        tree = self.dynamics.tree
+        dynamics = self._early if early else self.dynamics
+        tree = dynamics.tree
         with holding(qpos):
             start = split(qpos, tree.qpos), split(qvel, tree.qvel), split(qacc, tree.qvel)
-            control = split(ctrl, [places for *_, places in self.dynamics.motors])
-            found = advance(self.dynamics, frames, *start, control)
+            control = split(ctrl, [places for *_, places in dynamics.motors])
+            found = advance(dynamics, frames, *start, control)
         places = tree.qpos, tree.qvel, tree.qvel, tree.qpos, tree.qvel
         return tuple(join(x, at) for x, at in zip(found, places, strict=True))
 
@@ -85,6 +90,10 @@ def _anywhere(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
     return steps.in_lanes(*inputs, frames=frames)
 
 
+def _on_cpu(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
+    return steps.in_lanes(*inputs, frames=frames, early=True)
+
+
 def _on_nvidia(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
     from td3_brax.envs.rigid import kernel
 
@@ -94,6 +103,7 @@ def _on_nvidia(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
 
 steps_p.def_impl(_anywhere)
 mlir.register_lowering(steps_p, mlir.lower_fun(_anywhere, multiple_results=True))
+mlir.register_lowering(steps_p, mlir.lower_fun(_on_cpu, multiple_results=True), platform="cpu")
 mlir.register_lowering(steps_p, mlir.lower_fun(_on_nvidia, multiple_results=True), platform="cuda")
 
 

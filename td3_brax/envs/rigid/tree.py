@@ -72,13 +72,13 @@ class Tree:
 
     Args:
         touching: pairs of geoms that can touch, the first of which is a plane of the world or a geom.
-        alike: whether alike ones may share one at all.
+        alike: whether alike parts, such as links and contacts, may share arrays at all.
     """
 
     def __init__(
         self, model: mujoco.MjModel, touching: Sequence[tuple[int, int]], alike: bool = True
     ) -> None:
-        self.model = model
+        self.model, self.alike = model, alike
         self.weld = model.body_weldid
         self.links: list[Link] = []
         self.qpos: list[list[int]] = []
