@@ -72,6 +72,7 @@ def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_othe
     [
         ("ant", "mjx", "fast"),
         ("ant", "mjx", "mjx"),
+        ("walker2d", "mjx", "fast"),
         ("reacher", "generalized", "auto"),
         ("hopper", "spring", "auto"),
     ],
@@ -79,6 +80,10 @@ def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_othe
 def test_steps_equal_brax_itself(name, backend, physics):
     """30 steps of 4 environments with the kept leaves alone: brax's own numbers."""
     task, env = BraxTask(name, backend, physics), brax_envs.get_environment(name, backend=backend)
+    close = 1e-4
+    if name == "walker2d":  # MJX stops after four iterations, solved or not; the fast physics go on
+        close = 1e-3
+        env.sys = env.sys.tree_replace({"opt.iterations": 50})
     keys = jax.random.split(jax.random.key(0), 4)
     actions = jax.random.uniform(jax.random.key(1), (30, 4, task.action_size), minval=-1, maxval=1)
 
@@ -108,7 +113,7 @@ def test_steps_equal_brax_itself(name, backend, physics):
     wanted, got, (many_wanted, many_got) = jax.device_get(both())
     for w, g in [*zip(wanted, got, strict=True), *zip(many_wanted, many_got, strict=True)]:
         np.testing.assert_allclose(
-            g.astype(float), np.reshape(w, g.shape).astype(float), rtol=1e-4, atol=1e-4
+            g.astype(float), np.reshape(w, g.shape).astype(float), rtol=close, atol=close
         )
 
 

@@ -12,7 +12,7 @@ import mujoco
 from td3_brax.config import ConfigError
 from td3_brax.envs.physics import State
 from td3_brax.envs.quiet import quiet, silent
-from td3_brax.envs.rigid.physics import RigidPhysics
+from td3_brax.envs.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics
 from td3_brax.envs.wrapped import WrappedTask, reads
 
 with silent():
@@ -99,9 +99,12 @@ def _faster(env: Any) -> Any:
         ValueError: what ``env`` has or reads that they lack.
     """
     option = env.sys.opt
-    if option.iterations != 1 or option.solver != mujoco.mjtSolver.mjSOL_NEWTON:
-        raise ValueError("a solver of more than one iteration")
-    physics = RigidPhysics(model_of(env))
+    if option.solver != mujoco.mjtSolver.mjSOL_NEWTON:
+        raise ValueError("another solver than Newton's method")
+    how = (
+        (0, LINE_SEARCH) if option.iterations == 1 else (ITERATIONS, LINE_SEARCH)
+    )  # what MJX would do, or solved
+    physics = RigidPhysics(model_of(env), *how)
     unknown = [path for path in read_after(env) if path not in GIVEN]
     if unknown:
         raise ValueError(f"a task that reads {', '.join(unknown)}")

@@ -21,12 +21,8 @@ from td3_brax.envs.installed import arguments, model_of
 from td3_brax.envs.mjx import precise
 from td3_brax.envs.physics import Forward, Physics
 from td3_brax.envs.rigid.lacks import lacks
-from td3_brax.envs.rigid.physics import RigidPhysics, Seen
+from td3_brax.envs.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics, Seen
 from td3_brax.envs.task import Step
-
-ITERATIONS, LINE_SEARCH = 8, 3
-"""Of the fast physics. Of states that random actions lead Ant to, one of 250 needs more than four iterations;
-one or two values along a direction are enough for all but one in 25."""
 
 
 @flax.struct.dataclass

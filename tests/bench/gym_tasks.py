@@ -1,4 +1,4 @@
-"""Gymnasium's tasks: ``fidelity`` to the real ones, ``speed`` beside plain MJX, counts for an ``h100``."""
+"""Gymnasium's tasks: ``fidelity`` to the real ones, ``speed`` beside MJX and C MuJoCo, ``h100`` counts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import mujoco
 import numpy as np
-from visits import ours_from, real, task_of, visited
+from physics import in_c
+from visits import ours_from, task_of, visited
 
 from td3_brax import aot, shards
 from td3_brax.config import GYMNASIUM_TASKS
-from td3_brax.envs.gymnasium import GymnasiumTask
+from td3_brax.envs.gymnasium import GymnasiumTask, make
 from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.quiet import quiet
 
@@ -100,28 +101,16 @@ def unmodified(task: GymnasiumTask, num_envs: int) -> float:
     return rate(step, data, num_envs, task.action_size)
 
 
-def single(name: str) -> float:
-    """Of one real environment, in Python."""
-    env = real(name)
-    env.reset(seed=0)
-    began, count = time.perf_counter(), 0
-    while time.perf_counter() - began < 2:
-        env.step(env.action_space.sample())
-        count += 1
-    return count / (time.perf_counter() - began)
-
-
 def speed(names: list[str]) -> None:
-    """Steps a second of ours, of unmodified ``mjx.step``, and of one real environment."""
-    sizes = [1, 64, 256, 1024]
-    print(f"| task | {' | '.join(f'{n:,}' for n in sizes)} | mjx.step, 256 | ratio | Gymnasium, 1 |")
+    """Steps a second of ours, of ours on MJX, of unmodified ``mjx.step`` and of C MuJoCo on two threads."""
+    sizes = [1, 64, 512, 4096]
+    print(f"| task | {' | '.join(f'{n:,}' for n in sizes)} | C MuJoCo, 512 | on MJX, 512 | mjx.step, 64 |")
     print(f"|---|{'---|' * (len(sizes) + 3)}")
     for name in names:
-        rates = [ours(task_of(name), n) for n in sizes]
-        theirs = unmodified(task_of(name), 256)
-        cells = " | ".join(f"{r:,.0f}" for r in rates)
-        row = f"| {name} | {cells} | {theirs:,.0f} | {rates[2] / theirs:.1f} | {single(name):,.0f} |"
-        print(row, flush=True)
+        task = task_of(name)
+        rates = [ours(task, n) for n in sizes]
+        rates += [in_c(task.model, task.args.frame_skip, 512), ours(make(name, {}, "mjx"), 512)]
+        print(f"| {name} | {' | '.join(f'{r:,.0f}' for r in [*rates, unmodified(task, 64)])} |", flush=True)
 
 
 def h100(names: list[str]) -> None:

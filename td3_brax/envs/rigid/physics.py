@@ -19,6 +19,10 @@ from td3_brax.envs.rigid.lacks import lacks
 from td3_brax.envs.rigid.lanes import raw
 from td3_brax.envs.rigid.steps import Steps, join, split
 
+ITERATIONS, LINE_SEARCH = 8, 3
+"""What solves the constraints. Of the states that random actions lead Ant to, one of 250 needs more than four
+iterations; two places along a direction are enough for all but one in 25."""
+
 
 @flax.struct.dataclass
 class Seen:
@@ -38,14 +42,14 @@ class RigidPhysics:
     """The dynamics of ``model``, of hinges and capsules.
 
     Args:
-        iterations: of Newton's method in each evaluation, as in :class:`td3_brax.envs.physics.Physics`; 0:
-            the one iteration of ``mjx.step`` with the model's own line search.
+        iterations: of Newton's method in each evaluation; on a CPU it stops where all robots are solved.
+            0: the one iteration of ``mjx.step`` with the model's own line search.
         line_search: of the search along each of its directions.
     Raises:
         ValueError: a model with something that is not covered; the text names it.
     """
 
-    def __init__(self, model: mujoco.MjModel, iterations: int = 0, line_search: int = 8) -> None:
+    def __init__(self, model: mujoco.MjModel, iterations: int = 0, line_search: int = LINE_SEARCH) -> None:
         if missing := lacks(model):
             raise ValueError(f"a model with {', '.join(missing)}")
         self.host = model

@@ -20,6 +20,9 @@ from td3_brax.envs.rigid.lanes import Number, plus, raw, times
 
 Arrays = tuple[jax.Array, ...]
 
+BLOCK = 256
+"""Robots that a core of a CPU takes at a time: as many as its cache holds."""
+
 
 class Steps:
     """Time steps of ``model``; arguments as :class:`Dynamics` has them."""
@@ -91,7 +94,15 @@ def _anywhere(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
 
 
 def _on_cpu(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
-    return steps.in_lanes(*inputs, frames=frames, early=True)
+    def some(inputs: Any) -> Arrays:
+        return steps.in_lanes(*inputs, frames=frames, early=True)
+
+    count = inputs[0].shape[0]
+    if count <= BLOCK or count % BLOCK:
+        return some(inputs)
+    blocks = tuple(x.reshape(count // BLOCK, BLOCK, -1) for x in inputs)
+    made: Arrays = tuple(x.reshape(count, -1) for x in jax.lax.map(some, blocks))
+    return made
 
 
 def _on_nvidia(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
