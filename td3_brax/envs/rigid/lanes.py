@@ -119,7 +119,7 @@ def _both(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
 def apply(op: Callable[..., Any], *values: Value) -> Value:
     """``op`` of JAX's on arrays."""
     arrays = [raw(v) for v in values]
-    dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.float32)
+    dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.result_type(float))
     return Number(op(*(a.astype(dtype) if isinstance(a, np.ndarray) else a for a in arrays)), _cost(*values))
 
 
