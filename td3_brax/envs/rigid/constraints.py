@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from td3_brax.envs.rigid import motion
-from td3_brax.envs.rigid.contact import Pair, Touch, touches
+from td3_brax.envs.rigid.contact import Touch, touches
 from td3_brax.envs.rigid.lanes import (
     Matrix,
     Value,
@@ -26,6 +26,7 @@ from td3_brax.envs.rigid.lanes import (
     where,
 )
 from td3_brax.envs.rigid.motion import Pose
+from td3_brax.envs.rigid.pairs import Pair
 from td3_brax.envs.rigid.soft import Soft, soft, weigh
 from td3_brax.envs.rigid.tree import Tree
 

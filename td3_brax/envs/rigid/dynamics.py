@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.envs.rigid import contact, factor, inertia, motion, solver
+from td3_brax.envs.rigid import factor, inertia, motion, pairs, solver
 from td3_brax.envs.rigid.constraints import Constraints, limits
 from td3_brax.envs.rigid.lanes import (
     Matrix,
@@ -79,9 +79,9 @@ class Dynamics:
         early: bool = False,
     ) -> None:
         self.model, self.iterations, self.line_search, self._early = model, iterations, line_search, early
-        touching = contact.touching(model)
+        touching = pairs.touching(model)
         self.tree = Tree(model, touching, alike)
-        self.pairs = contact.pairs(self.tree, touching)
+        self.pairs = pairs.pairs(self.tree, touching)
         self.limits = limits(self.tree)
         self.motors: list[tuple[int, Value, list[int]]] = []
         """Degree of freedom, gear and places [lanes] among the controls."""

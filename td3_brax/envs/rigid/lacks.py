@@ -5,7 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from td3_brax.envs.rigid.contact import touching
+from td3_brax.envs.rigid.pairs import touching
 from td3_brax.envs.rigid.tree import GEOM, JOINT
 
 KNOWN_FLAGS = int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
