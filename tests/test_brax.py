@@ -153,7 +153,7 @@ def test_names_are_brax_own():
 
 def test_solver_loops_are_known():
     assert not BraxTask("ant").open_loops
-    assert BraxTask("halfcheetah").open_loops
+    assert BraxTask("halfcheetah", physics="mjx").open_loops
     assert not BraxTask("halfcheetah", "spring").open_loops
 
 

@@ -125,7 +125,7 @@ def test_initial_states_have_gymnasiums_distribution(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["Ant-v5", "Hopper-v5", "HalfCheetah-v5"])
 def test_a_step_has_no_loop_of_unknown_length(name: str) -> None:
-    task = task_of(name)
+    task = make(name, {}, "mjx")
     state, _ = jax.eval_shape(task.reset, jax.random.key(0))
     step = jax.make_jaxpr(task.step)(state, jax.ShapeDtypeStruct((task.action_size,), jnp.float32))
     assert "while" not in _primitives(step.jaxpr, set())

@@ -65,7 +65,7 @@ class Dynamics:
     Args:
         iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
         line_search: of Newton's method along each direction.
-        alike: whether alike parts, such as legs, share arrays.
+        kernel: as a kernel can have it: lanes are alike links alone, and a power of two.
         early: whether Newton's method stops once no robot is left that needs more of it: loops whose length
             is not known, which no GPU should have.
     """
@@ -75,12 +75,14 @@ class Dynamics:
         model: mujoco.MjModel,
         iterations: int,
         line_search: int,
-        alike: bool = True,
+        kernel: bool = False,
         early: bool = False,
     ) -> None:
         self.model, self.iterations, self.line_search, self._early = model, iterations, line_search, early
         touching = pairs.touching(model)
-        self.tree = Tree(model, touching, alike)
+        self.tree = Tree(model, touching, merged=not kernel)
+        if kernel and any(link.lanes & (link.lanes - 1) for link in self.tree.links):
+            self.tree = Tree(model, touching, alike=False, merged=False)
         self.pairs = pairs.pairs(self.tree, touching)
         self.limits = limits(self.tree)
         self.motors: list[tuple[int, Value, list[int]]] = []

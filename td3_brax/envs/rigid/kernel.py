@@ -35,7 +35,7 @@ def in_threads(
     """[N, outputs] what ``function`` makes of the columns of ``x`` [N, inputs], each row in a thread.
 
     Args:
-        function: of numbers [32]; arithmetic, choices and loops of known length alone.
+        function: of numbers [1, 32]; arithmetic, sums over lanes, choices and loops of known length alone.
         interpret: run by XLA instead, on any device.
     """
     count, inputs = x.shape
@@ -46,13 +46,13 @@ def in_threads(
         # One place in the code reads and one writes, each in a loop: Triton takes time squared in the length
         # of the code for each such place.
         def read(i: jax.Array, numbers: Any) -> Any:
-            return *numbers[1:], source[:, i]
+            return *numbers[1:], source[:, i].reshape(1, THREADS)
 
         def write(i: jax.Array, numbers: Any) -> Any:
-            target[:, i] = numbers[0]
+            target[:, i] = numbers[0].reshape(THREADS)
             return *numbers[1:], numbers[0]
 
-        nothing = jnp.zeros(THREADS, x.dtype)
+        nothing = jnp.zeros((1, THREADS), x.dtype)
         made = function(jax.lax.fori_loop(0, inputs, read, (nothing,) * inputs))
         jax.lax.fori_loop(0, outputs, write, tuple(made))
 

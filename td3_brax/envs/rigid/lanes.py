@@ -7,7 +7,9 @@ hand. Several alike parts of a robot, such as four legs, share a number: they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, TypeAlias, Union
 
 import jax
@@ -110,17 +112,53 @@ def _both(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
     if isinstance(y, np.ndarray) and isinstance(x, float):
         return constant(op(x, y))
     if isinstance(x, np.ndarray):
-        x = x.astype(y.dtype)
+        x = _placed(x, y.dtype)
     elif isinstance(y, np.ndarray):
-        y = y.astype(x.dtype)
+        y = _placed(y, x.dtype)
     return Number(op(x, y), _cost(a, b))
+
+
+_CHOOSING: ContextVar[bool] = ContextVar("choosing", default=False)
+
+
+@contextlib.contextmanager
+def choosing() -> Iterator[None]:
+    """While this is open, what differs between lanes is chosen by the lane's number: a kernel has no constant
+    arrays, and takes no lanes apart."""
+    reset = _CHOOSING.set(True)
+    try:
+        yield
+    finally:
+        _CHOOSING.reset(reset)
+
+
+def _placed(x: np.ndarray, dtype: Any) -> Any:
+    """Constants [lanes, 1] as an array of ``dtype``."""
+    return by_lane([v.item() for v in x.astype(dtype)]).astype(dtype) if _CHOOSING.get() else x.astype(dtype)
+
+
+def by_lane(values: Sequence[Any]) -> Any:
+    """[lanes, ...] the values, each [1, ...] or a float, chosen by the lane's number."""
+    lane = jax.lax.broadcasted_iota(jnp.int32, (len(values), 1), 0)
+    chosen = values[0]
+    for i, value in enumerate(values[1:], 1):
+        chosen = jnp.where(lane == i, value, chosen)
+    return chosen
+
+
+def of_lane(x: Any, i: int) -> Any:
+    """[1, N] one lane of an array [lanes, N], by the lane's number."""
+    lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0)
+    return jnp.where(lane == i, x, 0.0).sum(0, keepdims=True)
 
 
 def apply(op: Callable[..., Any], *values: Value) -> Value:
     """``op`` of JAX's on arrays."""
     arrays = [raw(v) for v in values]
     dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.result_type(float))
-    return Number(op(*(a.astype(dtype) if isinstance(a, np.ndarray) else a for a in arrays)), _cost(*values))
+    return Number(
+        op(*(_placed(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)), _cost(*values)
+    )
 
 
 def where(condition: jax.Array, a: Value, b: Value) -> Value:
@@ -150,7 +188,7 @@ def lane_sum(x: Value, lanes: int) -> Value:
     array = raw(x)
     if isinstance(array, np.ndarray):
         return float(array.sum())
-    if lanes > FEW:
+    if lanes > FEW or _CHOOSING.get():
         return Number(array.sum(0, keepdims=True))
     array = raw(held(x))
     return Number(sum(array[i : i + 1] for i in range(1, lanes)) + array[:1], lanes)

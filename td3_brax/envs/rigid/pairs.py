@@ -98,7 +98,7 @@ def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
     groups: dict[tuple[object, ...], list[tuple[int, int, list[int], list[int]]]] = {}
     for (link, other, slot), members in slots.items():
         _, ones, twos = (list(ids) for ids in zip(*sorted(members), strict=True))
-        alone = (link, other, slot) if other >= 0 or not tree.alike else ()
+        alone = (link, other, slot) if other >= 0 or not tree.merged else ()
         kind = model.geom_type[ones[0]], model.geom_type[twos[0]], _slides(model, ones[0], twos[0])
         groups.setdefault((alone, *map(int, kind)), []).append((link, other, ones, twos))
     found = []

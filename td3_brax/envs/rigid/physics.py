@@ -54,7 +54,7 @@ class RigidPhysics:
             raise ValueError(f"a model with {', '.join(missing)}")
         self.host = model
         self._steps = Steps(model, iterations, line_search)
-        self._dynamics = self._steps.dynamics
+        self._dynamics = self._steps.apart
         limited = model.actuator_ctrllimited.astype(bool)
         self._range = [
             np.where(limited, end, far).astype(np.float32)

@@ -38,7 +38,7 @@ class Search:
         self.curvature = inner(tree, direction, multiply(tree, mass, direction))
         """Of the smooth part."""
         change, weights, lanes = rows.along(direction), rows.weights, rows.lanes
-        if tree.alike:  # all rows as one, since this is what is done most often
+        if tree.merged:  # all rows as one, since this is what is done most often
             residual, change, weights = ([stack(x, lanes)] for x in (residual, change, weights))
             lanes = [sum(lanes)]
         self._lanes, self._residual, self._change, self._weights = lanes, residual, change, weights

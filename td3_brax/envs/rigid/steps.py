@@ -16,7 +16,7 @@ from jax.interpreters import mlir
 
 from td3_brax.envs.rigid.dynamics import Dynamics, Values, arrays, numbers
 from td3_brax.envs.rigid.hold import holding
-from td3_brax.envs.rigid.lanes import Number, plus, raw, times
+from td3_brax.envs.rigid.lanes import Number, by_lane, choosing, of_lane, plus, raw, times
 
 Arrays = tuple[jax.Array, ...]
 
@@ -32,9 +32,9 @@ class Steps:
         self.dynamics = Dynamics(model, *self._how)
 
     @cached_property
-    def _alone(self) -> Dynamics:
-        """With a number for each of alike parts."""
-        return Dynamics(self.model, *self._how, alike=False)
+    def apart(self) -> Dynamics:
+        """With less of what makes a CPU sooner, and what a GPU would start more for."""
+        return Dynamics(self.model, *self._how, kernel=True)
 
     def __call__(
         self, frames: int, qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array
@@ -66,22 +66,34 @@ class Steps:
         """The same by a kernel; ``interpret`` as there."""
         from td3_brax.envs.rigid import kernel  # where there is none, nobody waits for its libraries
 
-        tree, widths = self._alone.tree, [x.shape[1] for x in inputs]
+        tree, widths = self.apart.tree, [x.shape[1] for x in inputs]
         places = tree.qpos, tree.qvel, tree.qvel, tree.qpos, tree.qvel
-        controls = [at for *_, at in self._alone.motors]
+        controls = [at for *_, at in self.apart.motors]
 
         def function(columns: Any) -> list[jax.Array]:
             parts = [columns[end - width : end] for end, width in zip(np.cumsum(widths), widths, strict=True)]
             read = zip(parts, (*places[:3], controls), strict=True)
-            values: list[Values] = [[Number(part[i]) for (i,) in at] for part, at in read]
-            with holding(columns[0]) if interpret else contextlib.nullcontext():
-                found = advance(self._alone, frames, *values)
-            return [x[at.index([i])] for x, at in zip(found, places, strict=True) for i in range(len(at))]
+            with choosing(), holding(columns[0]) if interpret else contextlib.nullcontext():
+                values: list[Values] = [
+                    [Number(by_lane([part[i] for i in at])) for at in every] for part, every in read
+                ]
+                found = zip(advance(self.apart, frames, *values), places, strict=True)
+                return [_at(i, x, every) for x, every in found for i in range(_width(every))]
 
         whole = jnp.concatenate(inputs, axis=1)
-        ends = np.cumsum([len(at) for at in places])
+        ends = np.cumsum([_width(at) for at in places])
         made = kernel.in_threads(function, whole, int(ends[-1]), interpret)
         return tuple(jnp.split(made, ends[:-1], axis=1))
+
+
+def _width(places: list[list[int]]) -> int:
+    return sum(len(at) for at in places)
+
+
+def _at(i: int, parts: Arrays, places: list[list[int]]) -> jax.Array:
+    """[1, N] of numbers [lanes, N] at ``places`` that at place ``i``."""
+    part, lanes = next((part, at) for part, at in zip(parts, places, strict=True) if i in at)
+    return part if len(lanes) == 1 or part.shape[0] == 1 else of_lane(part, lanes.index(i))
 
 
 steps_p = Primitive("rigid_steps")

@@ -72,13 +72,18 @@ class Tree:
 
     Args:
         touching: pairs of geoms that can touch, the first of which is a plane of the world or a geom.
-        alike: whether alike parts, such as links and contacts, may share arrays at all.
+        alike: whether alike ones may share one at all.
+        merged: whether contacts of different links, and a solver's rows, may share arrays too.
     """
 
     def __init__(
-        self, model: mujoco.MjModel, touching: Sequence[tuple[int, int]], alike: bool = True
+        self,
+        model: mujoco.MjModel,
+        touching: Sequence[tuple[int, int]],
+        alike: bool = True,
+        merged: bool = True,
     ) -> None:
-        self.model, self.alike = model, alike
+        self.model, self.merged = model, merged
         self.weld = model.body_weldid
         self.links: list[Link] = []
         self.qpos: list[list[int]] = []
