@@ -101,10 +101,8 @@ def _faster(env: Any) -> Any:
     option = env.sys.opt
     if option.solver != mujoco.mjtSolver.mjSOL_NEWTON:
         raise ValueError("another solver than Newton's method")
-    how = (
-        (0, LINE_SEARCH) if option.iterations == 1 else (ITERATIONS, LINE_SEARCH)
-    )  # what MJX would do, or solved
-    physics = RigidPhysics(model_of(env), *how)
+    solved = 0 if option.iterations == 1 else ITERATIONS  # what MJX would do, or to the end
+    physics = RigidPhysics(model_of(env), solved, LINE_SEARCH)
     unknown = [path for path in read_after(env) if path not in GIVEN]
     if unknown:
         raise ValueError(f"a task that reads {', '.join(unknown)}")

@@ -156,9 +156,8 @@ def apply(op: Callable[..., Any], *values: Value) -> Value:
     """``op`` of JAX's on arrays."""
     arrays = [raw(v) for v in values]
     dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.result_type(float))
-    return Number(
-        op(*(_placed(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)), _cost(*values)
-    )
+    placed = (_placed(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)
+    return Number(op(*placed), _cost(*values))
 
 
 def where(condition: jax.Array, a: Value, b: Value) -> Value:
@@ -201,9 +200,8 @@ def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
     parts = [raw(value) for value in values]
     like = next((part for part in parts if isinstance(part, jax.Array)), None)
     if like is None:
-        return constant(
-            np.concatenate([np.broadcast_to(x, (n, 1)) for x, n in zip(parts, lanes, strict=True)])
-        )
+        pairs = zip(parts, lanes, strict=True)
+        return constant(np.concatenate([np.broadcast_to(x, (n, 1)) for x, n in pairs]))
     shapes = [(n, like.shape[1]) for n in lanes]
     full = [jnp.broadcast_to(jnp.asarray(x, like.dtype), s) for x, s in zip(parts, shapes, strict=True)]
     return Number(jnp.concatenate(full))
