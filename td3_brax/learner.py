@@ -106,14 +106,14 @@ class TD3:
 
     def critic_step(
         self, learner: Learner, hyper: Hyper, batch: Batch, next_out: jax.Array, active: jax.Array
-    ) -> tuple[Learner, tuple[jax.Array, ...]]:
+    ) -> tuple[Learner, jax.Array]:
         """Steps 8 to 12, on a batch [B, ...] with the targets' outputs ``next_out`` [num_critics, B, K].
 
         Where the loss or a gradient is not finite the update is not made.
 
         Returns:
-            the learner, and the critic loss, mean Q, mean target, share of targets out of range, and whether
-            the update was not made, each [].
+            the learner, and statistics [2 num_critics + 3]: each critic's loss, the mean Q of each, the mean
+            target, the share of targets out of range, and whether the update was not made.
         """
         value_range = learner.value_range
         # 8. Their minimum.
@@ -123,16 +123,16 @@ class TD3:
         if target.shape != batch.reward.shape:
             raise ValueError(f"target {target.shape} for rewards {batch.reward.shape}")
 
-        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             # 10. Both critics give Q(s, a).
             out = apply(self.critic, params, batch.obs, batch.action)
             # 11. The sum of two mean squared errors.
-            error = values.loss(out, target, value_range)
-            return jnp.sum(error) / target.shape[0], values.value(out, value_range).mean()
+            errors = values.loss(out, target, value_range).mean(axis=1)
+            return errors.sum(), (errors, values.value(out, value_range).mean(axis=1))
 
-        (critic_loss, q_mean), grads = jax.value_and_grad(loss, has_aux=True)(learner.critic)
-        grads, seen, shared_loss = mean((grads, values.extremes(target), critic_loss), self.shards)
-        fine = all_finite((grads, shared_loss))
+        grads, (losses, q_means) = jax.grad(loss, has_aux=True)(learner.critic)
+        grads, seen, shared_losses = mean((grads, values.extremes(target), losses), self.shards)
+        fine = all_finite((grads, *shared_losses))
         skipped, active = active & ~fine, active & fine
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
@@ -140,13 +140,14 @@ class TD3:
         if self.critic.num_atoms > 1:
             after = values.follow(value_range, seen)
             learner = replace(learner, value_range=keep_if(active, after, value_range))
-        stats = (critic_loss, q_mean, target.mean(), values.outside(target, value_range))
-        return learner, (*(jnp.where(skipped, 0, x) for x in stats), skipped.astype(jnp.int32))
+        of_targets = jnp.stack([target.mean(), values.outside(target, value_range)])
+        stats = jnp.where(skipped, 0, jnp.concatenate([losses, q_means, of_targets]))
+        return learner, jnp.append(stats, skipped)
 
     def actor_step(
         self, learner: Learner, hyper: Hyper, batch: Batch, active: jax.Array
-    ) -> tuple[Learner, tuple[jax.Array, jax.Array]]:
-        """Steps 13 to 15. Returns the learner, and the actor loss and whether it was not made, each []."""
+    ) -> tuple[Learner, jax.Array]:
+        """Steps 13 to 15. Returns the learner, and [2] the actor loss and whether the update was not made."""
 
         def loss(params: Params) -> jax.Array:
             action = apply(self.actor, params, batch.obs)
@@ -170,7 +171,7 @@ class TD3:
             critic_target=polyak(learner.critic_target, learner.critic, tau),
             # Beyond the paper, where eval_tau is 1: the average of the actor's steps (Polyak, Juditsky 1992).
             actor_eval=polyak(learner.actor_eval, actor, jnp.where(active, hyper.eval_tau, 0)),
-        ), (jnp.where(skipped, 0, actor_loss), skipped.astype(jnp.int32))
+        ), jnp.stack([jnp.where(skipped, 0, actor_loss), skipped])
 
     def update_block(
         self,
@@ -194,22 +195,21 @@ class TD3:
             the learner, and sums of the statistics over the updates.
         """
         delay, total = self.policy_delay, noise.shape[0]
-        actor_stats: list[tuple[jax.Array, ...]] = []
-        critic_stats: list[tuple[jax.Array, ...]] = []
 
-        def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, tuple[Any, Any]]:
-            critics, actors = [], []
+        def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, jax.Array]:
+            # Statistics are one array, whose sum is one operation of a GPU.
+            of_critics, of_actor = jnp.zeros(2 * self.critic.num_critics + 3), jnp.zeros(2)
             batches, noise = xs
             every = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batches.next_obs, noise))
             next_out = jnp.split(self.next_values(learner, hyper, *every), noise.shape[0], axis=1)
             for i, out in enumerate(next_out):
                 batch = jax.tree.map(lambda x, i=i: x[i], batches)
                 learner, stats = self.critic_step(learner, hyper, batch, out, active)
-                critics.append(stats)
+                of_critics += stats
                 if (done + i + 1) % delay == 0:
                     learner, stats = self.actor_step(learner, hyper, batch, active)
-                    actors.append(stats)
-            return learner, (critics, actors)
+                    of_actor += stats
+            return learner, jnp.concatenate([of_critics, of_actor])
 
         def take(start: int, stop: int) -> Any:
             return jax.tree.map(lambda x: x[start:stop], (batches, noise))
@@ -217,31 +217,25 @@ class TD3:
         head = min(-done % delay, total)
         cycles = (total - head) // delay
         tail = head + cycles * delay
-
+        sums = []
         if head:
-            learner, (critics, actors) = updates(learner, take(0, head), done)
-            critic_stats += critics
-            actor_stats += actors
+            learner, stats = updates(learner, take(0, head), done)
+            sums += [stats]
         if cycles:
             xs = jax.tree.map(lambda x: x.reshape((cycles, delay, *x.shape[1:])), take(head, tail))
-            learner, (critics, actors) = jax.lax.scan(lambda c, x: updates(c, x, 0), learner, xs)
-            critic_stats += critics
-            actor_stats += actors
+            learner, stats = jax.lax.scan(lambda c, x: updates(c, x, 0), learner, xs)
+            sums += [stats.sum(axis=0)]
         if tail < total:
-            learner, (critics, actors) = updates(learner, take(tail, total), 0)
-            critic_stats += critics
-            actor_stats += actors
-
-        def total_of(parts: list[jax.Array]) -> jax.Array:
-            return sum((jnp.sum(part) for part in parts), start=jnp.zeros(()))
-
-        loss, q, target_q, outside, skipped = (total_of([s[i] for s in critic_stats]) for i in range(5))
-        actor_loss, actor_skipped = (total_of([s[i] for s in actor_stats]) for i in range(2))
+            learner, stats = updates(learner, take(tail, total), 0)
+            sums += [stats]
+        count = self.critic.num_critics
+        losses, q_means, others = jnp.split(sum(sums[1:], start=sums[0]), [count, 2 * count])
+        target, outside, critics_skipped, actor_loss, actor_skipped = others
         return learner, UpdateStats(
-            critic_loss=loss,
+            critic_loss=losses.sum(),
             actor_loss=actor_loss,
-            q_mean=q,
-            target_q_mean=target_q,
+            q_mean=q_means.mean(),
+            target_q_mean=target,
             target_q_outside=outside,
-            skipped=skipped + actor_skipped,
+            skipped=(critics_skipped + actor_skipped).astype(jnp.int32),
         )

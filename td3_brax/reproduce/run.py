@@ -64,7 +64,7 @@ QUICK = Asked(
     ["InvertedDoublePendulum-v4", "HalfCheetah-v4"],
     ["td3", "our-ddpg"],
     seeds=2,
-    steps=40_000,
+    steps=30_000,
     quick=True,
     out="runs/reproduce-quick",
 )
