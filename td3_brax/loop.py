@@ -50,6 +50,29 @@ from td3_brax.state import (
 )
 
 
+def repeat(
+    step: Callable[[TrainState], tuple[TrainState, Any]], state: TrainState, times: int
+) -> tuple[TrainState, Any]:
+    """``step`` that many times; returns the last state, and the sums of what else each returned, leaves [M].
+
+    All that has one dtype is one array in the loop: a GPU would write each leaf by an operation of its own.
+    """
+    like: Any = None
+
+    def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, jax.Array]]:
+        nonlocal like
+        state, made = step(state)
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
+        kinds: dict[str, list[jax.Array]] = {}
+        for leaf in jax.tree.leaves(made):
+            kinds.setdefault(leaf.dtype.name, []).append(leaf)
+        return state, {kind: jnp.stack(leaves) for kind, leaves in kinds.items()}
+
+    state, stacked = jax.lax.scan(body, state, length=times)
+    sums = {kind: iter(leaves.sum(axis=0)) for kind, leaves in stacked.items()}
+    return state, jax.tree.map(lambda x: next(sums[x.dtype.name]), like)
+
+
 @dataclass(frozen=True)
 class Loop:
     """What is static in the program; made by :func:`build`. Its functions see one shard of the run."""
@@ -210,29 +233,21 @@ class Loop:
         """One chunk of a shard; see :func:`jit_chunk`."""
         s = self.schedule
 
-        def block(state: TrainState, _: None) -> tuple[TrainState, tuple[EpisodeStats, UpdateStats]]:
-            episodes, stats = [], []
+        def block(state: TrainState) -> tuple[TrainState, tuple[EpisodeStats, UpdateStats]]:
+            parts = []
             for i in range(s.rounds):
-                state, e = jax.lax.scan(lambda c, _: self.collect(c), state, length=s.steps)
-                state, u = self.learn(state, i * s.updates % self.td3.policy_delay)
-                episodes.append(jax.tree.map(lambda x: x.sum(axis=0), e))
-                stats.append(u)
-            return state, (
-                jax.tree.map(lambda *x: sum(x), *episodes),
-                jax.tree.map(lambda *x: sum(x), *stats),
-            )
+                state, episodes = repeat(self.collect, state, s.steps)
+                state, stats = self.learn(state, i * s.updates % self.td3.policy_delay)
+                parts.append((episodes, stats))
+            return state, jax.tree.map(lambda *x: sum(x), *parts)
 
-        def group(state: TrainState, _: None) -> tuple[TrainState, Any]:
-            return jax.lax.scan(block, self.refill(state), length=s.blocks)
-
-        state, (episodes, stats) = jax.lax.scan(group, state, length=s.groups)
-        sums = jax.tree.map(lambda x: x.sum(axis=(0, 1)), stats)
+        state, (episodes, sums) = repeat(lambda x: repeat(block, self.refill(x), s.blocks), state, s.groups)
         stats = jax.tree.map(lambda x: x / s.total_updates, sums)
         stats = mean(replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay), self.shards)
         return state, Metrics(
             env_steps=jnp.copy(state.members.env_steps),
             updates=jnp.copy(state.members.updates),
-            episodes=total(jax.tree.map(lambda x: x.sum(axis=(0, 1)), episodes), self.shards),
+            episodes=total(episodes, self.shards),
             update=replace(stats, skipped=sums.skipped),
         )
 
