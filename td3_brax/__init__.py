@@ -1,4 +1,4 @@
-"""TD3 on MJX/Brax, trained wholly on the accelerator."""
+"""TD3 on brax's and Gymnasium's MuJoCo tasks, trained wholly on the accelerator."""
 
 from typing import TYPE_CHECKING, Any
 

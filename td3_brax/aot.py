@@ -135,7 +135,6 @@ class Counts:
     custom_calls: Mapping[str, int]
     """Library calls per call of the program, by target."""
     argument_bytes: int
-    output_bytes: int
     alias_bytes: int
     """Bytes of the arguments whose buffers the outputs take over (donated)."""
     temp_bytes: int
@@ -167,9 +166,9 @@ class Counts:
         return dict(sums)
 
 
-def count(compiled: jax.stages.Compiled, scopes: Sequence[str] = SCOPES) -> Counts:
+def count(compiled: jax.stages.Compiled) -> Counts:
     """What one call of ``compiled`` does, by :func:`td3_brax.hlo.walk`; also for another device's program."""
-    found = walk(compiled.as_text() or "", scopes)
+    found = walk(compiled.as_text() or "", SCOPES)
     memory = compiled.memory_analysis()
     if memory is None:
         raise AotError("this version of JAX does not tell the memory of a compiled program")
@@ -180,7 +179,6 @@ def count(compiled: jax.stages.Compiled, scopes: Sequence[str] = SCOPES) -> Coun
         conditionals=tuple(found.conditionals),
         custom_calls=dict(found.custom_calls),
         argument_bytes=memory.argument_size_in_bytes,
-        output_bytes=memory.output_size_in_bytes,
         alias_bytes=memory.alias_size_in_bytes,
         temp_bytes=memory.temp_size_in_bytes,
     )

@@ -154,7 +154,7 @@ class Config:
     physics: str = option(
         "auto",
         "task",
-        "of Gymnasium's tasks and brax's on mjx: our own arithmetic (fast), MJX's, or which is sooner (auto)",
+        "of Gymnasium's tasks and brax's on mjx: our own (fast), MJX's, or fast where covered (auto)",
         choices=PHYSICS,
     )
     num_envs: int = option(128, "task", "environments that step together", above=0)

@@ -116,7 +116,7 @@ def job(argv: Sequence[str]) -> int:
 
 
 def named(config: Config) -> str:
-    """The task, and for brax's its physics."""
+    """The task, and for brax's its backend."""
     return f"{config.env} ({config.backend})" if config.env in BRAX_TASKS else config.env
 
 

@@ -72,7 +72,8 @@ class Program:
         device = jax.local_devices()[0]
         self.loop = loop.build(config, self.task, side_by_side=device.platform != "cpu")
         if self.task.open_loops:
-            others = "; ant and humanoid, or --backend spring, have none" * (config.env in BRAX_TASKS)
+            others = "; tasks that --physics=fast covers, and --backend=spring, have none"
+            others *= config.env in BRAX_TASKS
             line(
                 f"note: {config.env} steps with a solver loop of unknown length, which makes a GPU wait for "
                 f"the host{others}"

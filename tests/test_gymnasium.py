@@ -1,4 +1,4 @@
-"""Gymnasium's tasks on MJX against the real Gymnasium environments, one step from the same state."""
+"""Gymnasium's tasks on the device against the real Gymnasium environments, one step from the same state."""
 
 from __future__ import annotations
 

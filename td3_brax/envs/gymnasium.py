@@ -1,4 +1,4 @@
-"""Gymnasium's MuJoCo tasks on MJX: the models, rewards, limits and arguments of the installed package.
+"""Gymnasium's MuJoCo tasks on the device: the models, rewards, limits and arguments of the installed package.
 
 What a task is follows Gymnasium's code line by line; where that reads results of MuJoCo's last evaluation,
 which lags behind the positions by one time step or Runge-Kutta stage, so does this.

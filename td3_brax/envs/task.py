@@ -35,7 +35,7 @@ class Task(Protocol):
     action_high: np.ndarray
     """[A]"""
     open_loops: bool
-    """Whether ``step`` holds a loop whose trip count the compiler does not know."""
+    """Whether ``step`` holds a loop whose trip count a GPU's compiler does not know."""
     model: mujoco.MjModel
     """For pictures."""
     dt: float

@@ -109,7 +109,7 @@ def _frames(
     model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, every: int
 ) -> Iterator[np.ndarray]:
     moved = [poses(model, scene, episode.qpos[::every]) for episode in episodes]
-    looks = [_follow(scene, own.center) for own in moved]
+    looks = [_follow(own.center) for own in moved]
     across = min(3, len(episodes))
     down = -(-len(episodes) // across)
     stage = Stage(scene)
@@ -126,7 +126,7 @@ def _frames(
         stage.close()
 
 
-def _follow(scene: Scene, center: np.ndarray) -> np.ndarray:
+def _follow(center: np.ndarray) -> np.ndarray:
     """[F, 3] where the camera looks: after the robot, without its shaking."""
     width = min(15, len(center)) // 2 * 2 + 1
     padded = np.concatenate([center[:1].repeat(width // 2, 0), center, center[-1:].repeat(width // 2, 0)])

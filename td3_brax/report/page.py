@@ -181,8 +181,8 @@ class Page:
         trials = [len(group.runs) for group, _ in self.groups]
         lines = [
             "The paper's tasks are the v1 ones (MuJoCo 1.3; Ant-v1 observes contact forces, 111 numbers in "
-            "all). These are Gymnasium's v4 and v5 tasks with the project's own physics on the device, "
-            "which its tests hold against the real environments step by step. So published numbers "
+            "all). These are Gymnasium's v4 and v5 tasks, simulated on the device by physics that "
+            "the project's tests hold against the real environments step by step. So published numbers "
             "are for orientation: the tasks are not the same.",
         ]
         envs = sorted({run.config["num_envs"] for group, _ in self.groups for run in group.runs})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import statistics
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -341,13 +342,13 @@ class Pack:
 
     def _say(self, reports: Sequence[Report]) -> None:
         """One line for an evaluation of several members."""
-        returns = sorted(report["eval/return_mean"] for report in reports)
+        returns = [report["eval/return_mean"] for report in reports]
         steps = max(report["env_steps"] for report in reports)
         rate = sum(report["time/env_steps_per_s"] for report in reports)
         self.line(
             f"{steps:>11,} steps  {duration(max(r['wall_s'] for r in reports)):>12}  greedy returns of "
-            f"{len(reports)} members: {returns[0]:,.0f} to {returns[-1]:,.0f}, median "
-            f"{returns[len(returns) // 2]:,.0f}  ({rate:,.0f} steps/s in all)"
+            f"{len(reports)} members: {min(returns):,.0f} to {max(returns):,.0f}, median "
+            f"{statistics.median(returns):,.0f}  ({rate:,.0f} steps/s in all)"
         )
 
 

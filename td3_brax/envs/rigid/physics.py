@@ -21,7 +21,7 @@ from td3_brax.envs.rigid.steps import Steps, join, split
 
 ITERATIONS, LINE_SEARCH = 8, 3
 """What solves the constraints. Of the states that random actions lead Ant to, one of 250 needs more than four
-iterations; two places along a direction are enough for all but one in 25."""
+iterations; with two places along a direction one of 25 would not be at its least."""
 
 
 @flax.struct.dataclass
@@ -39,7 +39,7 @@ class Seen:
 
 
 class RigidPhysics:
-    """The dynamics of ``model``, of hinges and capsules.
+    """The dynamics of ``model``: a tree of joints with planes, spheres and capsules.
 
     Args:
         iterations: of Newton's method in each evaluation; on a CPU it stops where all robots are solved.
