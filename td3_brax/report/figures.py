@@ -88,8 +88,9 @@ def _published(ax: Any, env: str, last: int) -> None:
     if not task:
         return
     curve = paper.curves()[task]
-    here = curve.env_steps <= max(last, curve.env_steps[1])
-    steps, mean, half = curve.env_steps[here], curve.mean[here], curve.half_std[here]
+    last = min(last, int(curve.env_steps[-1]))
+    steps = np.append(curve.env_steps[curve.env_steps < last], last)
+    mean, half = (np.interp(steps, curve.env_steps, y) for y in (curve.mean, curve.half_std))
     ax.plot(steps, mean, color=PAPER, linewidth=1.4, linestyle="--", label="TD3, published (v1)", zorder=1)
     ax.fill_between(steps, mean - half, mean + half, color=PAPER, alpha=0.15, linewidth=0, zorder=0)
 

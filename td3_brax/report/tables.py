@@ -72,7 +72,7 @@ def _curve_at(group: Group, steps: int) -> str:
     if group.algorithm != "td3" or not task:
         return ""
     curve = paper.curves()[task]
-    return number(float(curve.mean[1:][curve.env_steps[1:] <= max(steps, curve.env_steps[1])].max()))
+    return number(float(np.append(curve.mean[1:][curve.env_steps[1:] <= steps], curve.at(steps)).max()))
 
 
 def _gymnasium(group: Group) -> str:
