@@ -14,6 +14,9 @@ from td3_brax import __version__
 from td3_brax.config import Config, ConfigError
 from td3_brax.presets import CPU_DEVICES
 
+AMPERE = 8.0
+"""Compute capability."""
+
 
 def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None:
     """Settings that must stand before JAX starts. The user's own ``XLA_FLAGS`` win.
@@ -63,6 +66,14 @@ def platform() -> str:
     with contextlib.suppress(OSError):
         return "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "cpu"
     return "cpu"
+
+
+def triton_gpus() -> bool:
+    """Whether Triton knows the GPUs here: those from Ampere on."""
+    import jax
+
+    gpus = (device for device in jax.local_devices() if device.platform == "gpu")
+    return all(float(gpu.compute_capability) >= AMPERE for gpu in gpus)
 
 
 def machine() -> dict[str, str]:

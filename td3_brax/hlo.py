@@ -69,6 +69,9 @@ TABLES = ("FileNames", "FileLocations", "StackFrames")
 """Numbered lines before the computations, each naming one of the table before it."""
 CONTRACTED = r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)'
 """Axes of a product's left side that are summed over; the longer name is a library call's."""
+GRID = r"\bgrid_[xyz] = (\d+)"
+PROGRAM_FLOPS = r"flops\\22: \\22([\d.e+]+)"
+"""What our own kernels tell (``layers.py``) of each program of their grid."""
 TRIPS = r'"known_trip_count":\{"n":"(\d+)"'
 BRANCHES = r"\b(?:true_computation|false_computation)=%?([\w.\-]+)"
 
@@ -216,6 +219,8 @@ class Walk:
         if called := op.attribute(CALLED):
             inside = [self.program.computations[name] for name in called]
             return sum(self.flops(o, around) for around in inside for o in around.values())
+        if told := op.attribute(PROGRAM_FLOPS):
+            return round(float(told[0]) * math.prod(map(int, op.attribute(GRID))))
         contracted = op.attribute(CONTRACTED)
         if not contracted:
             return 0

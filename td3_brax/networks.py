@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -12,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from td3_brax.device import triton_gpus
 from td3_brax.shards import total
 from td3_brax.state import ObsStats, Params
 
@@ -123,6 +125,11 @@ class Dense(nn.Module):
         return rows.reshape(*x.shape[:-1], self.features) + bias
 
 
+def product_dtype(inputs: int, outputs: int, compute_dtype: str) -> str:
+    """What a layer's product is made in."""
+    return compute_dtype if min(inputs, outputs) >= WIDE else "float32"
+
+
 class MLP(nn.Module):
     """ReLU layers of ``hidden_sizes`` and a linear one of ``outputs``: [..., I] -> [..., outputs]."""
 
@@ -136,8 +143,8 @@ class MLP(nn.Module):
         for i, size in enumerate((*self.hidden_sizes, self.outputs)):
             if i:
                 x = nn.relu(x)
-            wide = min(x.shape[-1], size) >= WIDE
-            x = Dense(size, self.compute_dtype if wide else "float32", name=f"layer_{i}")(x)
+            dtype = product_dtype(x.shape[-1], size, self.compute_dtype)
+            x = Dense(size, dtype, name=f"layer_{i}")(x)
         return x
 
 
@@ -215,13 +222,72 @@ _unpack.defvjp(lambda *args: (_unpack(*args), None), lambda structure, shapes, _
 
 def apply(network: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
     """``network`` with ``params``, a tree or packed, on ``inputs``."""
-    return cast(jax.Array, network.apply(unpack(network, params, *inputs), *inputs))
+
+    def by_xla(params: Params, *inputs: jax.Array) -> jax.Array:
+        return cast(jax.Array, network.apply(unpack(network, params, *inputs), *inputs))
+
+    return _anywhere(network, by_xla, None, params, *inputs)
 
 
 def apply_first(critic: Critic, params: Params, *inputs: jax.Array) -> jax.Array:
-    """The first critic of an ensemble: [B, O], [B, A] -> [B, num_atoms]."""
-    first = jax.tree.map(lambda leaf: leaf[:1], unpack(critic, params, *inputs))
-    return cast(jax.Array, critic.clone(num_critics=1).apply(first, *inputs))[0]
+    """The first critic of an ensemble: [B, O], [B, A] -> [B, num_atoms]. ``params`` get no gradient."""
+
+    def by_xla(params: Params, *inputs: jax.Array) -> jax.Array:
+        first = jax.tree.map(lambda leaf: leaf[:1], unpack(critic, params, *inputs))
+        return cast(jax.Array, critic.clone(num_critics=1).apply(first, *inputs))
+
+    return _anywhere(critic, by_xla, 1, jax.lax.stop_gradient(params), *inputs)[0]
+
+
+def _anywhere(
+    network: nn.Module,
+    by_xla: Callable[..., jax.Array],
+    copies: int | None,
+    params: Params,
+    *inputs: jax.Array,
+) -> jax.Array:
+    """``by_xla``, or on a GPU that can, with packed parameters, the same by kernels."""
+    if isinstance(params, Mapping) or not has_kernels(network):
+        return by_xla(params, *inputs)
+    by_kernels = functools.partial(in_kernels, network, copies) if triton_gpus() else by_xla
+    return jax.lax.platform_dependent(params, *inputs, cuda=by_kernels, default=by_xla)
+
+
+def has_kernels(network: nn.Module) -> bool:
+    """Whether ``network`` is one whose layers ``layers.py`` knows."""
+    return isinstance(network, Actor) or (isinstance(network, Critic) and network.network is MLP)
+
+
+def in_kernels(
+    network: nn.Module, copies: int | None, params: jax.Array, *inputs: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """:func:`apply` on a GPU, with packed ``params`` [P]; of an ensemble, its first ``copies``."""
+    from td3_brax import layers
+
+    form = _layers(network, *(x.shape[-1] for x in inputs))
+    form = dataclasses.replace(form, copies=copies or form.copies, interpret=interpret)
+    x = jnp.concatenate(inputs, axis=-1)
+    out = layers.mlp(form, params, x.reshape(-1, x.shape[-1]))
+    out = out.reshape(form.copies, *x.shape[:-1], -1)
+    return jnp.tanh(out[0]) if isinstance(network, Actor) else out
+
+
+@functools.cache
+def _layers(network: Actor | Critic, *sizes: int) -> Any:
+    """Where a packed network's layers lie, as a ``layers.Layers``."""
+    from td3_brax.layers import Layer, Layers
+
+    structure, shapes = _form(network, *sizes)
+    ends = list(itertools.accumulate(map(math.prod, shapes)))
+    starts = jax.tree.unflatten(structure, [0, *ends[:-1]])["params"]["mlp"]
+    outputs = network.action_size if isinstance(network, Actor) else network.num_atoms
+    widths = [sum(sizes), *network.hidden_sizes, outputs]
+    made = []
+    for i, (before, after) in enumerate(itertools.pairwise(widths)):
+        at, dtype = starts[f"layer_{i}"], product_dtype(before, after, network.compute_dtype)
+        made.append(Layer(before, after, at["kernel"], at["bias"], dtype))
+    copies = network.num_critics if isinstance(network, Critic) else 1
+    return Layers(tuple(made), copies, ends[-1])
 
 
 def init_obs_stats(obs_size: int) -> ObsStats:

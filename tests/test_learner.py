@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from td3_brax import learner
 from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic, unpack
+from td3_brax.networks import Actor, Critic, in_kernels, unpack
 from td3_brax.state import Batch, Hyper
 
 OBS, ACTION, HIDDEN, BATCH, UPDATES = 5, 3, (16, 12), 32, 50
@@ -260,6 +262,25 @@ def test_fifty_updates_equal_the_reference_in_float64(setting, cuts, packed):
 def test_fifty_updates_with_value_histograms_equal_the_reference_in_float64(packed):
     with jax.enable_x64(True):
         error, got, wanted = run_both(np.float64, *SETTINGS["td3"], num_atoms=11, packed=packed)
+    assert error < 1e-9
+    assert got == pytest.approx(wanted, abs=1e-7)
+
+
+def test_fifty_updates_by_a_gpus_kernels_equal_the_reference_in_float64(monkeypatch):
+    """Their arithmetic, run by XLA here."""
+    traced = []
+
+    def by_kernels(copies, network, *args):
+        traced.append(copies)
+        return in_kernels(network, copies, *args, interpret=True)
+
+    monkeypatch.setattr(learner, "apply", partial(by_kernels, None))
+    monkeypatch.setattr(learner, "apply_first", lambda *args: by_kernels(1, *args)[0])
+    jax.clear_caches()  # what was traced without them
+    with jax.enable_x64(True):
+        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], packed=True)
+    jax.clear_caches()
+    assert set(traced) == {None, 1}
     assert error < 1e-9
     assert got == pytest.approx(wanted, abs=1e-7)
 

@@ -6,6 +6,7 @@ With TD3_BRAX_GPU_TESTS_ANYWHERE=1 the same bodies run on a CPU, which checks th
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import pytest
 
 from td3_brax import loop as program
 from td3_brax.envs.brax import BraxTask
+from td3_brax.networks import Critic, in_kernels, pack, unpack
 from td3_brax.plan import tree_bytes
 from td3_brax.presets import resolve
 
@@ -123,6 +125,28 @@ def test_one_vector_step_as_on_a_cpu(loop: program.Loop, device: jax.Device) -> 
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
     moved, expected = on_host(there[1])[0], on_host(here[1])[0]
     assert np.abs(moved - expected).mean() < 1e-5
+
+
+@pytest.mark.parametrize("rows", [256, 4096])
+def test_layers_by_kernels_are_those_of_xla(device: jax.Device, rows: int) -> None:
+    critic = Critic((256, 256), 2, 51)
+    keys = jax.random.split(jax.random.key(0), 3)
+    obs, action = jax.random.normal(keys[0], (rows, 27)), jax.random.normal(keys[1], (rows, 8))
+    params = pack(critic.init(keys[2], obs, action))
+
+    def by_xla(params: jax.Array, *inputs: jax.Array) -> jax.Array:
+        return critic.apply(unpack(critic, params, *inputs), *inputs)
+
+    def made(function: Any) -> list[np.ndarray]:
+        def loss(*args: jax.Array) -> jax.Array:
+            return jnp.mean(function(*args) ** 2)
+
+        with jax.default_matmul_precision("highest"):
+            return on_host(jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, obs, action))
+
+    by_kernels = partial(in_kernels, critic, None, interpret=device.platform == "cpu")
+    for got, wanted in zip(made(by_kernels), made(by_xla), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
 def test_memory_stays_flat(loop: program.Loop, chunk: Any, device: jax.Device) -> None:

@@ -17,16 +17,7 @@ from jax.experimental.pallas import triton
 THREADS = 32
 """A warp: few robots fill many of a GPU's processors."""
 
-OLDEST = 8.0
-"""Compute capability."""
-
 Numbers = Sequence[jax.Array]
-
-
-def known() -> bool:
-    """Whether Triton knows the GPUs here: those from Ampere on."""
-    gpus = (device for device in jax.local_devices() if device.platform == "gpu")
-    return all(float(gpu.compute_capability) >= OLDEST for gpu in gpus)
 
 
 def in_threads(

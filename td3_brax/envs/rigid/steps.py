@@ -14,6 +14,7 @@ import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
+from td3_brax.device import triton_gpus
 from td3_brax.envs.rigid.dynamics import Dynamics, Values, arrays, numbers
 from td3_brax.envs.rigid.hold import holding
 from td3_brax.envs.rigid.lanes import Number, by_lane, choosing, of_lane, plus, raw, times
@@ -118,9 +119,7 @@ def _on_cpu(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
 
 
 def _on_nvidia(*inputs: jax.Array, steps: Steps, frames: int) -> Arrays:
-    from td3_brax.envs.rigid import kernel
-
-    how = steps.in_threads if kernel.known() else steps.in_lanes
+    how = steps.in_threads if triton_gpus() else steps.in_lanes
     return how(*inputs, frames=frames)
 
 
