@@ -178,6 +178,7 @@ def test_products_are_those_of_the_paper_update():
         (["--members", "0"], "--members=0: must be above 0"),
         (["--baseline", "x.json"], "--baseline=x.json: goes with --compile_for"),
         (["--compile_for", "h100", "--peers"], "--peers=True: goes without --compile_for"),
+        (["--compile_for", "h100", "--devices", "2"], "--devices=2: goes without --compile_for"),
         (["--json", "nowhere/at/all.json"], "--json=nowhere/at/all.json: there is no such folder"),
         (["--compile_for", "h100", "--baseline", "nothing.json"], "--baseline=nothing.json: can't be read"),
         (["--compile_for", "h100", "--baseline", __file__], "is not what `td3-brax bench"),

@@ -123,6 +123,7 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
             "the run with updates_per_env_step=0.123: --updates_per_env_step=0.123: with --num_envs=8",
         ),
         ({"out": {"value": "x"}}, {}, "parameters.out: is for `td3-brax sweep` to say"),
+        ({"checkpoint_replay": {"value": False}}, {}, "members' checkpoints always hold the replay"),
         ({}, {"method": "random"}, "run_cap: a random sweep needs it: how many runs to draw"),
         ({}, {"run_cap": "ten"}, "run_cap: must be a whole number above 0, not ten"),
         ({}, {"metric": {"name": "eval/return_bst"}}, "(did you mean eval/return_best?)"),

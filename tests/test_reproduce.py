@@ -168,6 +168,7 @@ def test_what_is_finished_is_not_run_again(whole: tuple[Path, str]) -> None:
         (["--seeds=0"], "--seeds=0: must be at least 1"),
         (["--steps=many"], "--steps=many: must be a whole number"),
         (["--preset=quick"], "--preset=quick: must be one of paper, author"),
+        (["--checkpoint_replay=false"], "unknown option --checkpoint_replay"),
         (["--env=Ant-v4"], "unknown option --env (did you mean envs?)"),
         (["--gamma=2"], "--gamma=2: must be at most 1"),
         (["--num_envs=3", "--updates_per_env_step=0.001"], "the nearest that can be met"),

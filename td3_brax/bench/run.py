@@ -53,6 +53,8 @@ def job(argv: Sequence[str]) -> int:
         from td3_brax.bench import counted
 
         config = resolve(explicit, "gpu")
+        if config.devices != 1:
+            raise ConfigError("devices", config.devices, "goes without --compile_for")
         numbers, code = counted.run(config, members, target, others.get("baseline"))
     else:
         from td3_brax.bench import timed

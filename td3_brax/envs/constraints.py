@@ -19,11 +19,6 @@ import numpy as np
 
 from td3_brax.envs.mjx import mjx
 
-MIN_VALUE = 1e-15
-"""MuJoCo's mjMINVAL."""
-MIN_IMPEDANCE, MAX_IMPEDANCE = 0.0001, 0.9999
-"""MuJoCo's mjMINIMP and mjMAXIMP."""
-
 
 @flax.struct.dataclass
 class Rows:
@@ -69,11 +64,11 @@ class Touch:
 
 def impedance(solimp: jax.Array, distance: jax.Array) -> jax.Array:
     """MuJoCo's constraint impedance d(r) for ``solimp`` [..., 5] at ``distance`` [...]."""
-    low = jnp.clip(solimp[..., 0], MIN_IMPEDANCE, MAX_IMPEDANCE)
-    high = jnp.clip(solimp[..., 1], MIN_IMPEDANCE, MAX_IMPEDANCE)
-    middle = jnp.clip(solimp[..., 3], MIN_IMPEDANCE, MAX_IMPEDANCE)
+    low = jnp.clip(solimp[..., 0], mujoco.mjMINIMP, mujoco.mjMAXIMP)
+    high = jnp.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
+    middle = jnp.clip(solimp[..., 3], mujoco.mjMINIMP, mujoco.mjMAXIMP)
     power = jnp.maximum(solimp[..., 4], 1)
-    x = jnp.minimum(jnp.abs(distance) / jnp.maximum(solimp[..., 2], MIN_VALUE), 1)
+    x = jnp.minimum(jnp.abs(distance) / jnp.maximum(solimp[..., 2], mujoco.mjMINVAL), 1)
     rising = x**power / middle ** (power - 1)
     falling = 1 - (1 - x) ** power / (1 - middle) ** (power - 1)
     return low + jnp.where(x < middle, rising, falling) * (high - low)
@@ -82,7 +77,7 @@ def impedance(solimp: jax.Array, distance: jax.Array) -> jax.Array:
 def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
     """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2]."""
     time, ratio = solref[..., 0], solref[..., 1]
-    high = np.clip(solimp[..., 1], MIN_IMPEDANCE, MAX_IMPEDANCE)
+    high = np.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
     safe = np.maximum(time, 2 * timestep)
     with np.errstate(divide="ignore"):
         k = np.where(time > 0, 1 / (high * safe * ratio) ** 2, -time / high**2)
@@ -142,7 +137,7 @@ class Limits:
         imp = impedance(self._solimp, distance)
         return Rows(
             jacobian=sign[:, None] * self._select,
-            weight=1 / jnp.maximum(self._weight * (1 - imp) / imp, MIN_VALUE),
+            weight=1 / jnp.maximum(self._weight * (1 - imp) / imp, mujoco.mjMINVAL),
             reference=-b * (sign * d.qvel[self._v]) - k * imp * jnp.minimum(distance, 0),
         )
 
@@ -246,7 +241,7 @@ class Contacts:
         pull = touch.stiffness * imp * jnp.minimum(touch.distance, 0)
         return Rows(
             jacobian=edges,
-            weight=jnp.repeat(1 / jnp.maximum(touch.weight * (1 - imp) / imp, MIN_VALUE), 4),
+            weight=jnp.repeat(1 / jnp.maximum(touch.weight * (1 - imp) / imp, mujoco.mjMINVAL), 4),
             reference=-jnp.repeat(touch.damping, 4) * (edges @ d.qvel) - jnp.repeat(pull, 4),
         )
 
@@ -305,7 +300,7 @@ def accelerations(
             along, low, high = carry
             first, second = derivatives(along)
             low, high = jnp.where(first < 0, along, low), jnp.where(first < 0, high, along)
-            step = along - first / jnp.maximum(second, MIN_VALUE)
+            step = along - first / jnp.maximum(second, mujoco.mjMINVAL)
             inside = (step > low) & (step < high)
             half = jnp.where(jnp.isinf(high), 2 * along, 0.5 * (low + high))
             return (jnp.where(inside, step, jnp.where(first == 0, along, half)), low, high), None

@@ -16,8 +16,7 @@ from td3_brax.cli import coerce
 from td3_brax.config import FIELDS, ConfigError, show
 from td3_brax.presets import resolve
 from td3_brax.reproduce.algorithms import ALGORITHMS, algorithm_of
-
-Report = dict[str, Any]
+from td3_brax.tracking import Report
 
 NOT_GROUPING = {"seed", "out", "devices", "preset", "report_every"}
 """Runs that differ in these, or in how they save, are trials of one experiment."""

@@ -36,8 +36,11 @@ NUM_ENVS = 25
 EPISODES = 10
 """Of each trial's last policy in the real environment."""
 TASKS = tuple(name for name in GYMNASIUM_TASKS if paper.family(name))
-NOT_OPTIONS = ("env", "seed", "total_env_steps")
-"""Of ``td3-brax train``; this command has its own for them."""
+NOT_OPTIONS = {
+    **dict.fromkeys(("env", "seed", "total_env_steps"), "say --envs, --seeds and --steps"),
+    "checkpoint_replay": "members' checkpoints always hold the replay",
+}
+"""Of ``td3-brax train``, and why not here."""
 REDUCED = "A reduced version (--quick): fewer tasks, seeds and steps than the paper's."
 
 
@@ -103,7 +106,7 @@ def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     Raises:
         ConfigError: an option that can't be used.
     """
-    parser = train_parser("reproduce", __doc__ or "", without=NOT_OPTIONS)
+    parser = train_parser("reproduce", __doc__ or "", without=tuple(NOT_OPTIONS))
     own = parser.add_argument_group("experiments")
     own.add_argument("--envs", metavar="A,B", help=f"tasks (default: {','.join(FULL.envs)})")
     own.add_argument("--algos", metavar="A,B", help=f"of {','.join(ALGORITHMS)} (default: td3)")
@@ -112,9 +115,9 @@ def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     own.add_argument("--members", metavar="INT", help="trials that train at once (default: all)")
     own.add_argument("--quick", action="store_const", const=True, help="a reduced version, in minutes")
     explicit, others = parse_options(parser, argv)
-    for name in NOT_OPTIONS:
+    for name, why in NOT_OPTIONS.items():
         if name in explicit:
-            raise ConfigError(name, explicit[name], "say --envs, --seeds and --steps")
+            raise ConfigError(name, explicit[name], why)
     base = QUICK if others.pop("quick", False) else FULL
     given: dict[str, Any] = {}
     for name, allowed in (("envs", TASKS), ("algos", tuple(ALGORITHMS))):

@@ -172,6 +172,8 @@ def _check(sweep: Sweep, name: str, parameter: Any) -> None:
         raise sweep.fail(where, f"unknown option{nearest(name, FIELDS)}")
     if name in OURS:
         raise sweep.fail(where, "is for `td3-brax sweep` to say")
+    if name == "checkpoint_replay":
+        raise sweep.fail(where, "members' checkpoints always hold the replay")
     if not isinstance(parameter, dict) or not (
         {"value", "values", "min", "max", "distribution"} & {*parameter}
     ):

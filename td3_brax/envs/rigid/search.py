@@ -6,13 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import mujoco
 
 from td3_brax.envs.rigid.constraints import Constraints
 from td3_brax.envs.rigid.factor import inner, multiply, over_lanes
 from td3_brax.envs.rigid.lanes import Matrix, Number, Value, number, raw, stack, where
 from td3_brax.envs.rigid.tree import Tree
-
-MIN_VALUE = 1e-15
 
 
 class Search:
@@ -74,7 +73,7 @@ def between_bounds(search: Search, iterations: int) -> Number:
         along, low, high = carry
         _, first, second = (raw(x) for x in search.at(number(along)))
         low, high = jnp.where(first < 0, along, low), jnp.where(first < 0, high, along)
-        step = along - first / jnp.maximum(second, MIN_VALUE)
+        step = along - first / jnp.maximum(second, mujoco.mjMINVAL)
         inside = (step > low) & (step < high)
         half = jnp.where(high >= jnp.inf, 2 * along, 0.5 * (low + high))
         return jnp.where(inside, step, jnp.where(first == 0, along, half)), low, high
@@ -89,7 +88,7 @@ def of_two_points(search: Search, small: Value, iterations: int) -> Number:
 
     def point(step: Any) -> tuple[Any, Any, Any, Any]:
         cost, first, second = search.at(number(step))
-        return step, raw(cost), raw(first), raw(second) + MIN_VALUE * (raw(second) == 0)
+        return step, raw(cost), raw(first), raw(second) + mujoco.mjMINVAL * (raw(second) == 0)
 
     zero = jnp.zeros_like(raw(search.curvature))
     begin = point(zero)

@@ -55,5 +55,5 @@ def impedance(of: Soft, distance: Value) -> Value:
 def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
     """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
     d = impedance(of, distance)
-    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), 1e-15)
+    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), mujoco.mjMINVAL)
     return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance

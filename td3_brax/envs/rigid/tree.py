@@ -216,7 +216,7 @@ class Tree:
         poses = [self.on_link(b, model.body_ipos[b], model.body_iquat[b]) for b in bodies]
         masses = model.body_mass[bodies]
         mass = float(masses.sum())
-        com = sum(m * p for m, (_, p) in zip(masses, poses, strict=True)) / max(mass, 1e-15)
+        com = sum(m * p for m, (_, p) in zip(masses, poses, strict=True)) / max(mass, mujoco.mjMINVAL)
         whole = np.zeros((3, 3))
         for b, m, (turn, at) in zip(bodies, masses, poses, strict=True):
             off = at - com
