@@ -148,6 +148,23 @@ class MLP(nn.Module):
         return x
 
 
+@jax.custom_jvp
+def tanh(x: jax.Array) -> jax.Array:
+    """Hyperbolic tangent, with a derivative that is never 0 but far out.
+
+    XLA's float32 one is 1 from 8 on, and so its derivative, 1 - tanh^2, exactly 0: an actor that plays an
+    action bound everywhere would stay as it is for ever. Adam moves it as long as there is a gradient at all.
+    """
+    return jnp.tanh(x)
+
+
+@tanh.defjvp
+def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (tangent,) = primals, tangents
+    small = jnp.exp(-2 * jnp.abs(x))
+    return tanh(x), tangent * 4 * small / (1 + small) ** 2
+
+
 class Actor(nn.Module):
     """Deterministic policy: normalised observation [..., O] -> action [..., A] in [-1, 1]."""
 
@@ -158,7 +175,7 @@ class Actor(nn.Module):
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
         """See the class."""
-        return jnp.tanh(MLP(self.hidden_sizes, self.action_size, self.compute_dtype, name="mlp")(obs))
+        return tanh(MLP(self.hidden_sizes, self.action_size, self.compute_dtype, name="mlp")(obs))
 
 
 class Critic(nn.Module):
@@ -269,7 +286,7 @@ def in_kernels(
     x = jnp.concatenate(inputs, axis=-1)
     out = layers.mlp(form, params, x.reshape(-1, x.shape[-1]))
     out = out.reshape(form.copies, *x.shape[:-1], -1)
-    return jnp.tanh(out[0]) if isinstance(network, Actor) else out
+    return tanh(out[0]) if isinstance(network, Actor) else out
 
 
 @functools.cache

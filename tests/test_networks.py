@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from td3_brax import values
-from td3_brax.networks import WIDE, Actor, Critic, apply, product
+from td3_brax.networks import WIDE, Actor, Critic, apply, product, tanh
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
@@ -43,6 +43,24 @@ def test_bfloat16_networks_stay_near_float32_and_only_wide_products_change():
             assert got.dtype == jnp.float32
             assert bool((got == want).all()) == exact
             np.testing.assert_allclose(got, want, atol=0.01)
+
+
+def test_tanh_has_a_derivative_where_it_rounds_to_1():
+    x = jnp.linspace(-40, 40, 1001)
+    value, derivative = jax.jit(jax.vmap(jax.value_and_grad(tanh)))(x)
+    np.testing.assert_array_equal(value, jnp.tanh(x))
+    np.testing.assert_allclose(derivative, np.cosh(np.asarray(x, np.float64)) ** -2.0, rtol=1e-5)
+    with jax.enable_x64(True):
+        assert jax.grad(tanh)(0.5) == pytest.approx(1 - np.tanh(0.5) ** 2, rel=1e-12)
+
+
+def test_an_actor_that_plays_a_bound_everywhere_still_has_a_gradient():
+    actor, obs = Actor((16,), 3), jax.random.normal(jax.random.key(0), (32, 5))
+    params = actor.init(jax.random.key(1), obs)
+    params["params"]["mlp"]["layer_1"]["bias"] += 11.0
+    assert (apply(actor, params, obs) == 1).all()
+    gradient = jax.grad(lambda p: apply(actor, p, obs).sum())(params)
+    assert all((np.abs(x).max() > 0) for x in jax.tree.leaves(gradient))
 
 
 @settings(deadline=None, max_examples=50)
