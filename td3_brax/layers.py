@@ -74,7 +74,7 @@ def _backward(form: Layers, kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.
     for i in reversed(range(1, len(form.layers))):
         grads.append(_grad_of_input(form, i, params, grads[-1], inputs[i]))
     grad_x = _grad_of_input(form, 0, params, grads[-1]).sum(axis=0)
-    return _grad_of_params(form, params.dtype, inputs, grads[::-1]), grad_x
+    return _grad_of_params(form, inputs, grads[::-1]), grad_x
 
 
 mlp.defvjp(_forward, _backward)
@@ -138,9 +138,7 @@ def _grad_of_input(
     return _run(form, grad_of_input, grid, shape, layer.flops(form.copies * rows), *arrays)
 
 
-def _grad_of_params(
-    form: Layers, dtype: Any, inputs: Sequence[jax.Array], grads: Sequence[jax.Array]
-) -> jax.Array:
+def _grad_of_params(form: Layers, inputs: Sequence[jax.Array], grads: Sequence[jax.Array]) -> jax.Array:
     """[P] from every layer's inputs [1 or copies, B, inputs] and gradients [copies, B, outputs]."""
     rows = grads[0].shape[1]
     parts = pl.cdiv(rows, ROWS_SUMMED)
@@ -165,13 +163,13 @@ def _grad_of_params(
 
         nothing = jnp.zeros((high, wide), out.dtype), jnp.zeros(wide, out.dtype)
         total, of_bias = jax.lax.fori_loop(0, pl.cdiv(count, depth), add, nothing)
-        tile = _weights(layer, copy, at, to)
-        tile.write(out, total, part * form.size)
+        start = part * form.size
+        _weights(layer, copy, at, to, start).write(out, total)
 
         @pl.when(index < across)
         def _() -> None:
-            start = part * form.size + layer.bias + copy * layer.outputs
-            _Tile(start, jnp.zeros(1, jnp.int32), 1, to, layer.outputs).write(out, of_bias[None])
+            biases = start + layer.bias + copy * layer.outputs
+            _Tile(biases, jnp.zeros(1, jnp.int32), 1, to, layer.outputs).write(out, of_bias[None])
 
     def grads_of_params(*refs: Any) -> None:
         *sources, out = refs
@@ -185,7 +183,7 @@ def _grad_of_params(
 
     grid = (sum(down * across for down, across in grids), form.copies, parts)
     flops, shape = sum(layer.flops(form.copies * rows) for layer in form.layers), (parts, form.size)
-    return _run(form, grads_of_params, grid, shape, flops, *inputs, *grads, dtype=dtype).sum(axis=0)
+    return _run(form, grads_of_params, grid, shape, flops, *inputs, *grads).sum(axis=0)
 
 
 @dataclass(frozen=True)
@@ -202,22 +200,24 @@ class _Tile:
     def inside(self) -> jax.Array:
         return (self.rows < self.height)[:, None] & (self.columns < self.width)[None]
 
-    def places(self, offset: Any = 0) -> jax.Array:
-        return offset + self.offset + self.rows[:, None] * self.width + self.columns[None]
+    @property
+    def places(self) -> jax.Array:
+        return self.offset + self.rows[:, None] * self.width + self.columns[None]
 
     def read(self, ref: Any) -> jax.Array:
         """Its numbers; 0 outside of the matrix."""
-        return triton.load(ref.at[self.places()], mask=self.inside, other=0)
+        return triton.load(ref.at[self.places], mask=self.inside, other=0)
 
-    def write(self, ref: Any, numbers: jax.Array, offset: Any = 0) -> None:
+    def write(self, ref: Any, numbers: jax.Array) -> None:
         # Interpreted, what is outside is written too, as it was: elsewhere, lest it undo what is inside.
-        places = jnp.where(self.inside, self.places(offset), ref.shape[0])
+        places = jnp.where(self.inside, self.places, ref.shape[0])
         triton.store(ref.at[places], numbers, mask=self.inside)
 
 
-def _weights(layer: Layer, copy: Any, rows: jax.Array, columns: jax.Array) -> _Tile:
-    start = layer.kernel + copy * layer.inputs * layer.outputs
-    return _Tile(start, rows, layer.inputs, columns, layer.outputs)
+def _weights(layer: Layer, copy: Any, rows: jax.Array, columns: jax.Array, start: Any = 0) -> _Tile:
+    """Of a layer's weights, in parameters that begin at ``start``."""
+    offset = start + layer.kernel + copy * layer.inputs * layer.outputs
+    return _Tile(offset, rows, layer.inputs, columns, layer.outputs)
 
 
 def _product(
@@ -257,7 +257,6 @@ def _run(
     shape: tuple[int, ...],
     flops: int,
     *arrays: jax.Array,
-    dtype: Any = None,
 ) -> jax.Array:
     """The array of ``shape`` that programs of ``kernel`` fill, which see all arrays flat."""
     how: dict[str, Any] = {"compiler_params": triton.CompilerParams(num_warps=4, num_stages=2)}
@@ -265,7 +264,7 @@ def _run(
     made = pl.pallas_call(
         kernel,
         grid=grid,
-        out_shape=jax.ShapeDtypeStruct((size,), dtype or arrays[0].dtype),
+        out_shape=jax.ShapeDtypeStruct((size,), arrays[0].dtype),
         # For whoever counts (`td3-brax bench`): of one program, as members multiply the grid.
         metadata={"flops": str(flops / math.prod(grid))},
         **({"interpret": True} if form.interpret else how),
