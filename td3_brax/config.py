@@ -204,6 +204,12 @@ class Config:
         choices=("mlp",),
         patterns={"MODULE:NAME": OWN},
     )
+    critic_action_scale: float = option(
+        1.0,
+        "networks",
+        "critics see actions in [-1, 1] times this (the paper's see the task's own)",
+        above=0,
+    )
     num_atoms: int = option(
         1, "networks", "atoms of the critics' value distribution (1: a number, as in the paper)", above=0
     )

@@ -272,6 +272,7 @@ def build(config: Config, task: Task, side_by_side: bool = True) -> Loop:
                 config.num_atoms,
                 config.compute_dtype,
                 MLP if config.critic == "mlp" else imported("critic", config.critic, nn.Module),
+                config.critic_action_scale,
             ),
             config.policy_delay,
             parts,

@@ -190,6 +190,12 @@ class Critic(nn.Module):
     compute_dtype: str = "float32"
     network: type[nn.Module] = MLP
     """Of each, made as an :class:`MLP` is."""
+    action_scale: float = 1.0
+    """Actions are multiplied by it."""
+
+    def joined(self, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """What each of them sees, [B, O + A]."""
+        return jnp.concatenate([obs, self.action_scale * action], axis=-1)
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
@@ -202,7 +208,7 @@ class Critic(nn.Module):
             out_axes=0,
             axis_size=self.num_critics,
         )
-        x = jnp.concatenate([obs, action], axis=-1)
+        x = self.joined(obs, action)
         return ensemble(self.hidden_sizes, self.num_atoms, self.compute_dtype, name="mlp")(x)
 
 
@@ -283,7 +289,7 @@ def in_kernels(
 
     form = _layers(network, *(x.shape[-1] for x in inputs))
     form = dataclasses.replace(form, copies=copies or form.copies, interpret=interpret)
-    x = jnp.concatenate(inputs, axis=-1)
+    x = network.joined(*inputs) if isinstance(network, Critic) else inputs[0]
     out = layers.mlp(form, params, x.reshape(-1, x.shape[-1]))
     out = out.reshape(form.copies, *x.shape[:-1], -1)
     return tanh(out[0]) if isinstance(network, Actor) else out

@@ -21,13 +21,15 @@ def _family(env: str) -> str:
 def _paper(env: str, platform: str) -> dict[str, Any]:
     """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C.
 
-    Its noise is in the tasks' units; of its tasks InvertedPendulum alone has actions beyond [-1, 1].
+    Its noise and what its critics see is in the tasks' units; of its tasks InvertedPendulum alone has actions
+    beyond [-1, 1].
     """
-    unit = 1 / 3 if env.startswith("InvertedPendulum-v") else 1.0
+    bound = 3.0 if env.startswith("InvertedPendulum-v") else 1.0
     return {
-        "exploration_noise": 0.1 * unit,
-        "target_noise": 0.2 * unit,
-        "target_noise_clip": 0.5 * unit,
+        "critic_action_scale": bound,
+        "exploration_noise": 0.1 / bound,
+        "target_noise": 0.2 / bound,
+        "target_noise_clip": 0.5 / bound,
         "num_envs": 1,
         "total_env_steps": 1_000_000,
         "updates_per_env_step": 1.0,

@@ -151,6 +151,7 @@ SHARED = {
     "tau": 0.005,
     "eval_tau": 1.0,
     "num_atoms": 1,
+    "critic_action_scale": 1.0,
     "compute_dtype": "float32",
     "collect_time_limit": 0,
     "exploration_noise": 0.1,
@@ -207,12 +208,13 @@ def test_presets_are_the_published_values_on_any_device(preset: str, env: str, p
     assert {name: config[name] for name in expected} == expected
 
 
-def test_the_papers_noise_is_in_the_tasks_units() -> None:
-    """InvertedPendulum's actions reach from -3 to 3; ours and the authors' later code's from -1 to 1."""
+def test_the_papers_noise_and_critics_are_in_the_tasks_units() -> None:
+    """InvertedPendulum's actions reach from -3 to 3, ours from -1 to 1; of that is the later code's noise."""
     names = ("exploration_noise", "target_noise", "target_noise_clip")
     for preset, unit in (("paper", 3.0), ("author", 1.0)):
         config = asdict(resolve({"preset": preset, "env": "InvertedPendulum-v4"}, "cpu"))
         assert [config[name] * unit for name in names] == pytest.approx([0.1, 0.2, 0.5])
+        assert config["critic_action_scale"] == 3
 
 
 def test_an_explicit_option_wins_over_its_preset() -> None:

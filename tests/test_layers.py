@@ -21,7 +21,7 @@ NETWORKS = {
     "actor without hidden layers": Actor((), ACTION),
     "eleven layers": Actor((7,) * 11, ACTION),
     "twins": Critic((40, 24), 2),
-    "wider than a tile": Critic((70, 33, 100), 3, 51),
+    "wider than a tile": Critic((70, 33, 100), 3, 51, action_scale=2.5),
 }
 
 

@@ -74,9 +74,15 @@ class Adam:
 
 
 class Reference:
-    """Algorithm 1 of the paper, one update at a time; value histograms where critics have many outputs."""
+    """Algorithm 1 of the paper, one update at a time; value histograms where critics have many outputs.
 
-    def __init__(self, actor: list[Any], critics: list[list[Any]], delay: int, hyper: dict[str, float]):
+    Its actions reach to ``bound``, and its noise is in their units, as the paper's; the learner's reach to 1.
+    """
+
+    def __init__(
+        self, actor: list[Any], critics: list[list[Any]], delay: int, hyper: dict[str, float], bound: float
+    ):
+        self.bound = bound
         self.range = np.array([-1.0, 1.0])
         self.actor, self.critics, self.delay, self.h = actor, critics, delay, hyper
         self.actor_target, self.critic_targets = list(actor), [list(c) for c in critics]
@@ -112,12 +118,14 @@ class Reference:
 
     def update(self, b: Batch, noise: np.ndarray) -> tuple[float, float | None]:
         h, n = self.h, len(b.reward)
-        a2 = np.tanh(forward(self.actor_target, b.next_obs)[0])
-        eps = np.clip(noise * h["target_noise"], -h["target_noise_clip"], h["target_noise_clip"])
-        x2 = np.concatenate([b.next_obs, np.clip(a2 + eps, -1, 1)], 1)
+        bound = self.bound
+        a2 = bound * np.tanh(forward(self.actor_target, b.next_obs)[0])
+        clip = bound * h["target_noise_clip"]
+        eps = np.clip(bound * noise * h["target_noise"], -clip, clip)
+        x2 = np.concatenate([b.next_obs, np.clip(a2 + eps, -bound, bound)], 1)
         lowest = np.min([self.value(forward(c, x2)[0])[0] for c in self.critic_targets], axis=0)
         y = b.reward + h["gamma"] ** b.steps * (1 - b.terminated) * lowest
-        x, loss = np.concatenate([b.obs, b.action], 1), 0.0
+        x, loss = np.concatenate([b.obs, bound * b.action], 1), 0.0
         for k, c in enumerate(self.critics):
             out, inputs = forward(c, x)
             error, d_out = self.critic_error(out, y)
@@ -133,11 +141,12 @@ class Reference:
         if self.t % self.delay:
             return loss, None
         raw, actor_inputs = forward(self.actor, b.obs)
-        action = np.tanh(raw)
+        action = bound * np.tanh(raw)
         out, inputs = forward(self.critics[0], np.concatenate([b.obs, action], 1))
         q, d_out, _ = self.value(out)
         _, dx = backward(self.critics[0], inputs, -d_out / n)
-        grads, _ = backward(self.actor, actor_inputs, dx[:, b.obs.shape[1] :] * (1 - action**2))
+        d_action = dx[:, b.obs.shape[1] :]
+        grads, _ = backward(self.actor, actor_inputs, d_action * bound * (1 - np.tanh(raw) ** 2))
         self.actor = self.actor_adam.step(self.actor, grads)
         mix = lambda t, p, tau=h["tau"]: [  # noqa: E731
             tuple(tau * x + (1 - tau) * y for x, y in zip(lp, lt, strict=True))
@@ -177,10 +186,12 @@ def run_both(
     cuts: tuple[int, ...] = (),
     num_atoms: int = 1,
     packed: bool = False,
+    bound: float = 1.0,
 ):
     """The learner's and the reference's parameters after 50 updates, the learner's in blocks ``cuts``."""
     floats = HYPER | changes
-    td3 = TD3(Actor(HIDDEN, ACTION), Critic(HIDDEN, critics, num_atoms), delay, packed=packed)
+    critic = Critic(HIDDEN, critics, num_atoms, action_scale=bound)
+    td3 = TD3(Actor(HIDDEN, ACTION), critic, delay, packed=packed)
     learner = td3.init(jax.random.key(3), OBS, ACTION)
     obs, action = jnp.zeros(OBS), jnp.zeros(ACTION)
 
@@ -207,6 +218,7 @@ def run_both(
         ],
         delay,
         floats,
+        bound,
     )
     losses = [reference.update(*jax.tree.map(lambda x, i=i: x[i], wide)) for i in range(UPDATES)]
 
@@ -266,6 +278,13 @@ def test_fifty_updates_with_value_histograms_equal_the_reference_in_float64(pack
     assert got == pytest.approx(wanted, abs=1e-7)
 
 
+def test_fifty_updates_with_critics_that_see_the_tasks_units_equal_the_reference_in_float64():
+    with jax.enable_x64(True):
+        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], bound=3.0)
+    assert error < 1e-9
+    assert got == pytest.approx(wanted, abs=1e-7)
+
+
 def test_fifty_updates_by_a_gpus_kernels_equal_the_reference_in_float64(monkeypatch):
     """Their arithmetic, run by XLA here."""
     traced = []
@@ -304,7 +323,9 @@ def test_fifty_updates_stay_close_in_float32():
 def test_the_reference_tells_a_wrong_setting(setting, wrong, monkeypatch):
     delay, critics, _ = SETTINGS[setting]
     original = Reference.__init__
-    monkeypatch.setattr(Reference, "__init__", lambda self, a, c, d, h: original(self, a, c, d, h | wrong))
+    monkeypatch.setattr(
+        Reference, "__init__", lambda self, a, c, d, h, b: original(self, a, c, d, h | wrong, b)
+    )
     with jax.enable_x64(True):
         error, *_ = run_both(np.float64, delay, critics, {})
     assert error > 1e-6
