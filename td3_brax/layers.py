@@ -89,20 +89,18 @@ def _layer(form: Layers, which: int, params: jax.Array, x: jax.Array) -> jax.Arr
         copy, at, to = _program(high, wide)
         own = copy if x_copies > 1 else 0
 
-        def add(k: jax.Array, total: jax.Array) -> jax.Array:
-            part = _range(k, deep)
+        def part_of_sum(part: jax.Array) -> jax.Array:
             left = _Tile(own * rows * layer.inputs, at, rows, part, layer.inputs).read(x)
-            right = _weights(layer, copy, part, to).read(params)
-            return total + _product(layer, left, right)
+            return _product(layer, left, _weights(layer, copy, part, to).read(params))
 
-        total = jax.lax.fori_loop(0, pl.cdiv(layer.inputs, deep), add, jnp.zeros((high, wide), out.dtype))
+        total = _summed(layer.inputs, part_of_sum, jnp.zeros((high, wide), out.dtype))
         bias = layer.bias + copy * layer.outputs + to
         total += triton.load(params.at[bias], mask=to < layer.outputs, other=0)[None]
         if which < len(form.layers) - 1:
             total = jnp.maximum(total, 0)
         _Tile(copy * rows * layer.outputs, at, rows, to, layer.outputs).write(out, total)
 
-    x_copies, deep = x.shape[0], _side(layer.inputs, LARGE)
+    x_copies = x.shape[0]
     grid = (form.copies, pl.cdiv(rows, high), pl.cdiv(layer.outputs, wide))
     shape = (form.copies, rows, layer.outputs)
     return _run(form, layer_of_mlp, grid, shape, layer.flops(form.copies * rows), params, x)
@@ -119,19 +117,16 @@ def _grad_of_input(
         *x, out = others
         copy, at, to = _program(high, wide)
 
-        def add(k: jax.Array, total: jax.Array) -> jax.Array:
-            part = _range(k, deep)
+        def part_of_sum(part: jax.Array) -> jax.Array:
             left = _Tile(copy * rows * layer.outputs, at, rows, part, layer.outputs).read(grad)
-            right = _weights(layer, copy, to, part).read(params)
-            return total + _product(layer, left, right, right_by=1)
+            return _product(layer, left, _weights(layer, copy, to, part).read(params), right_by=1)
 
-        total = jax.lax.fori_loop(0, pl.cdiv(layer.outputs, deep), add, jnp.zeros((high, wide), out.dtype))
+        total = _summed(layer.outputs, part_of_sum, jnp.zeros((high, wide), out.dtype))
         tile = _Tile(copy * rows * layer.inputs, at, rows, to, layer.inputs)
         for inputs in x:
             total = jnp.where(tile.read(inputs) > 0, total, 0)
         tile.write(out, total)
 
-    deep = _side(layer.outputs, LARGE)
     grid = (form.copies, pl.cdiv(rows, high), pl.cdiv(layer.inputs, wide))
     arrays = (params, grad) if x is None else (params, grad, x)
     shape = (form.copies, rows, layer.inputs)
@@ -230,6 +225,12 @@ def _product(
     wide = jnp.promote_types(left.dtype, jnp.float32)
     over = (((left_by,), (right_by,)), ((), ()))
     return jax.lax.dot_general(left, right, over, precision, preferred_element_type=wide)
+
+
+def _summed(size: int, part: Callable[[jax.Array], jax.Array], total: jax.Array) -> jax.Array:
+    """``total`` and what ``part`` makes of each of the ranges that are ``size`` together."""
+    deep = _side(size, LARGE)
+    return jax.lax.fori_loop(0, pl.cdiv(size, deep), lambda k, sums: sums + part(_range(k, deep)), total)
 
 
 def _side(size: int, most: int) -> int:

@@ -23,9 +23,7 @@ Drawn = Mapping[str, Sequence[tuple[Group, Curves]]]
 """Task -> its groups with their curves."""
 
 
-def panels(
-    drawn: Drawn, draw: Callable[[Any, str, Group, Curves, str], None], y: str, extra: Any = None
-) -> bytes:
+def panels(drawn: Drawn, draw: Callable[[Any, Group, Curves, str], None], y: str, extra: Any = None) -> bytes:
     """A PNG with a panel for each task, in which ``draw`` puts each group."""
     import matplotlib
 
@@ -43,7 +41,7 @@ def panels(
     )
     for ax, (env, own) in zip(axes.flat, drawn.items(), strict=False):
         for group, curves in own:
-            draw(ax, env, group, curves, colors[group.label])
+            draw(ax, group, curves, colors[group.label])
         if extra:
             extra(ax, env, max(int(curves.env_steps[-1]) for _, curves in own))
         ax.set_title(env, fontsize=10)
@@ -98,7 +96,7 @@ def _published(ax: Any, env: str, last: int) -> None:
 def learning(drawn: Drawn) -> bytes:
     """Mean and half a standard deviation over trials, as in the paper, beside the authors' curve."""
 
-    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
         mean, half = smooth(curves.mean), smooth(curves.half_std)
         ax.plot(curves.env_steps, mean, color=color, linewidth=1.8, label=group.label)
         ax.fill_between(curves.env_steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
@@ -109,7 +107,7 @@ def learning(drawn: Drawn) -> bytes:
 def robust(drawn: Drawn) -> bytes:
     """Interquartile mean over trials with its bootstrapped 95% interval."""
 
-    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
         middle, (low, high) = iqm(curves.returns), interval(curves.returns)
         ax.plot(curves.env_steps, smooth(middle), color=color, linewidth=1.8, label=group.label)
         ax.fill_between(curves.env_steps, smooth(low), smooth(high), color=color, alpha=0.2, linewidth=0)
@@ -120,7 +118,7 @@ def robust(drawn: Drawn) -> bytes:
 def trials(drawn: Drawn) -> bytes:
     """Every trial, as it was evaluated."""
 
-    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
         for i, run in enumerate(group.runs):
             steps = [r["env_steps"] for r in run.evaluations]
             returns = [r["eval/return_mean"] for r in run.evaluations]
@@ -140,7 +138,7 @@ def overestimation(drawn: Drawn) -> bytes | None:
     if not compared:
         return None
 
-    def draw(ax: Any, env: str, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
         says, true = (np.nanmean(values, axis=0) for values in (curves.q_mean, curves.q_true))
         ax.plot(curves.env_steps, smooth(says), color=color, linewidth=1.8, label=f"{group.label}: critic")
         ax.plot(
