@@ -79,6 +79,7 @@ def test_what_it_makes(whole: tuple[Path, str]) -> None:
             config = json.loads((trial / "config.json").read_text())
             assert config["seed"] == seed
             assert config["preset"] == "paper"
+            assert config["spread_phases"]
             assert {name: config[name] for name in ALGORITHMS[algo].options} == ALGORITHMS[algo].options
             reports = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
             assert [r["env_steps"] for r in reports] == [400 * (i + 1) for i in range(10)]
@@ -96,6 +97,7 @@ def test_what_it_makes(whole: tuple[Path, str]) -> None:
     assert "With options of its own beside those of the preset paper: --num_envs=8" in page
     assert "td3-brax reproduce --envs=InvertedPendulum-v4" in page
     assert "8 environments step together" in page
+    assert "episodes begin as evenly as a single environment's" in page
     assert "here 4,000 at most, with 2." in page
 
 
@@ -217,3 +219,15 @@ def test_the_papers_own_ddpg_is_the_preset() -> None:
     ours = vars(resolve({"preset": "ddpg", "env": "Ant-v4"}, "cpu"))
     theirs = vars(resolve({"preset": "paper", "env": "Ant-v4", **ALGORITHMS["our-ddpg"].options}, "cpu"))
     assert {**ours, "preset": ""} == {**theirs, "preset": ""}
+
+
+CASES = [({}, True), ({"num_envs": 1}, False), ({"num_envs": 5}, True)]
+
+
+@pytest.mark.parametrize(("options", "spread"), CASES)
+def test_episodes_of_many_environments_begin_as_evenly_as_of_one(
+    options: dict[str, Any], spread: bool, tmp_path: Path
+) -> None:
+    plan = run.Plan("paper", 1000, False, "cpu", options)
+    (part,) = run.parts(run.Asked(["Hopper-v4"], ["td3"], 1, 1000), plan, tmp_path)
+    assert part.jobs[0].config.spread_phases == spread

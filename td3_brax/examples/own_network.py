@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 
 import td3_brax
+from td3_brax.networks import Dense
 
 
 class Normalized(nn.Module):
@@ -17,14 +18,14 @@ class Normalized(nn.Module):
     hidden_sizes: tuple[int, ...]
     outputs: int
     compute_dtype: str
-    """Of products; this one keeps to float32."""
+    """Of products."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
         for size in self.hidden_sizes:
-            x = nn.relu(nn.LayerNorm()(nn.Dense(size)(x)))
-        return nn.Dense(self.outputs)(x)
+            x = nn.relu(nn.LayerNorm()(Dense(size, self.compute_dtype)(x)))
+        return Dense(self.outputs, self.compute_dtype)(x)
 
 
 if __name__ == "__main__":

@@ -191,6 +191,11 @@ class Page:
                 f"{' or '.join(map(str, envs))} environments step together; then as many updates follow as "
                 "transitions were stored. The paper alternates one step and one update."
             )
+        if any(run.config["spread_phases"] for group, _ in self.groups for run in group.runs):
+            lines.append(
+                "First episodes of environments that step together are cut at random steps, so that from the "
+                "start on episodes begin as evenly as a single environment's."
+            )
         if trained < paper.STEPS or min(trials) < paper.SEEDS:
             few = f"{min(trials)}" if min(trials) == max(trials) else f"{min(trials)} to {max(trials)}"
             lines.append(

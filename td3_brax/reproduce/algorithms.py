@@ -60,6 +60,7 @@ def algorithm_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> str | No
         "deterministic",
         "env",
         "num_envs",
+        "spread_phases",
         "time_limit",
         "replay_capacity",
         "report_every",

@@ -155,6 +155,9 @@ def parts(asked: Asked, plan: Plan, out: Path) -> Iterator[Part]:
     for env in asked.envs:
         for algo in asked.algos:
             shared = {"preset": plan.preset, "num_envs": NUM_ENVS, **plan.options}
+            # As with the paper's single environment an episode begins every so many steps from the start:
+            # 25 whose first ones begin together have seen no other beginning after 25,000 steps.
+            shared = {"spread_phases": shared["num_envs"] > 1, **shared}
             shared |= {"env": env, "total_env_steps": plan.steps, "devices": 1, "wandb": asked.wandb}
             config = resolve(shared | dict(ALGORITHMS[algo].options), plan.platform)
             make_schedule(config)
