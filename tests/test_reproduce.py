@@ -97,7 +97,7 @@ def test_what_it_makes(whole: tuple[Path, str]) -> None:
     assert "With options of its own beside those of the preset paper: --num_envs=8" in page
     assert "td3-brax reproduce --envs=InvertedPendulum-v4" in page
     assert "8 environments step together" in page
-    assert "episodes begin as evenly as a single environment's" in page
+    assert "on episodes begin as evenly as a single environment" in page
     assert "here 4,000 at most, with 2." in page
 
 

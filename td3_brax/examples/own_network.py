@@ -24,7 +24,7 @@ class Normalized(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
         for size in self.hidden_sizes:
-            x = nn.relu(nn.LayerNorm(use_bias=False, use_scale=False)(Dense(size, self.compute_dtype)(x)))
+            x = nn.relu(nn.LayerNorm()(Dense(size, self.compute_dtype)(x)))
         return Dense(self.outputs, self.compute_dtype)(x)
 
 
