@@ -221,10 +221,9 @@ def test_the_papers_own_ddpg_is_the_preset() -> None:
     assert {**ours, "preset": ""} == {**theirs, "preset": ""}
 
 
-CASES = [({}, True), ({"num_envs": 1}, False), ({"num_envs": 5}, True)]
-
-
-@pytest.mark.parametrize(("options", "spread"), CASES)
+@pytest.mark.parametrize(
+    ("options", "spread"), [({}, True), ({"num_envs": 1}, False), ({"num_envs": 5}, True)]
+)
 def test_episodes_of_many_environments_begin_as_evenly_as_of_one(
     options: dict[str, Any], spread: bool, tmp_path: Path
 ) -> None:
