@@ -313,7 +313,8 @@ class Config:
     on_nonfinite: str = option(
         "stop",
         "saving",
-        "what follows an update whose loss or gradient is not finite, and which is not made",
+        "what follows a loss or gradient that is not finite: it and the updates of the same vector steps "
+        "are not made",
         choices=("stop", "skip"),
         may_change=True,
         varies=True,

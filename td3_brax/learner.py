@@ -29,23 +29,15 @@ from td3_brax.state import Batch, Hyper, Learner, Params, UpdateStats
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
-def adam_step(
-    params: Params, opt: Any, grads: Params, lr: jax.Array, active: jax.Array
-) -> tuple[Params, Any]:
-    """One Adam step (Kingma, Ba 2015, Algorithm 1), or none where not ``active``."""
-    direction, new_opt = ADAM.update(grads, opt)
-    new = jax.tree.map(lambda p, d: p - lr * d, params, direction)
-    return keep_if(active, new, params), keep_if(active, new_opt, opt)
+def adam_step(params: Params, opt: Any, grads: Params, lr: jax.Array) -> tuple[Params, Any]:
+    """One Adam step (Kingma, Ba 2015, Algorithm 1)."""
+    direction, opt = ADAM.update(grads, opt)
+    return jax.tree.map(lambda p, d: p - lr * d, params, direction), opt
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """[] whether every element is finite: then, and only then, do they add up to 0 when multiplied by it."""
+    """[] whether every element is finite."""
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
-
-
-def keep_if(active: jax.Array, new: Any, old: Any) -> Any:
-    """``new`` where ``active`` []; elementwise, so that it fuses with what made ``new``."""
-    return jax.tree.map(lambda n, o: jnp.where(active, n, o), new, old)
 
 
 def polyak(target: Params, params: Params, tau: jax.Array) -> Params:
@@ -105,15 +97,13 @@ class TD3:
         return apply(self.critic, learner.critic_target, next_obs, next_action)
 
     def critic_step(
-        self, learner: Learner, hyper: Hyper, batch: Batch, next_out: jax.Array, active: jax.Array
+        self, learner: Learner, hyper: Hyper, batch: Batch, next_out: jax.Array
     ) -> tuple[Learner, jax.Array]:
         """Steps 8 to 12, on a batch [B, ...] with the targets' outputs ``next_out`` [num_critics, B, K].
 
-        Where the loss or a gradient is not finite the update is not made.
-
         Returns:
-            the learner, and statistics [2 num_critics + 3]: each critic's loss, the mean Q of each, the mean
-            target, the share of targets out of range, and whether the update was not made.
+            the learner, and statistics [2 num_critics + 2]: each critic's loss, the mean Q of each, the mean
+            target, and the share of targets out of range.
         """
         value_range = learner.value_range
         # 8. Their minimum.
@@ -131,23 +121,17 @@ class TD3:
             return errors.sum(), (errors, values.value(out, value_range).mean(axis=1))
 
         grads, (losses, q_means) = jax.grad(loss, has_aux=True)(learner.critic)
-        grads, seen, shared_losses = mean((grads, values.extremes(target), losses), self.shards)
-        fine = all_finite((grads, *shared_losses))
-        skipped, active = active & ~fine, active & fine
+        grads, seen = mean((grads, values.extremes(target)), self.shards)
         # 12. One Adam step on the critics.
-        critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr, active)
+        critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
         if self.critic.num_atoms > 1:
-            after = values.follow(value_range, seen)
-            learner = replace(learner, value_range=keep_if(active, after, value_range))
+            learner = replace(learner, value_range=values.follow(value_range, seen))
         of_targets = jnp.stack([target.mean(), values.outside(target, value_range)])
-        stats = jnp.where(skipped, 0, jnp.concatenate([losses, q_means, of_targets]))
-        return learner, jnp.append(stats, skipped)
+        return learner, jnp.concatenate([losses, q_means, of_targets])
 
-    def actor_step(
-        self, learner: Learner, hyper: Hyper, batch: Batch, active: jax.Array
-    ) -> tuple[Learner, jax.Array]:
-        """Steps 13 to 15. Returns the learner, and [2] the actor loss and whether the update was not made."""
+    def actor_step(self, learner: Learner, hyper: Hyper, batch: Batch) -> tuple[Learner, jax.Array]:
+        """Steps 13 to 15. Returns the learner, and [] the actor loss."""
 
         def loss(params: Params) -> jax.Array:
             action = apply(self.actor, params, batch.obs)
@@ -156,22 +140,20 @@ class TD3:
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
-        grads, shared_loss = mean((grads, actor_loss), self.shards)
-        fine = all_finite((grads, shared_loss))
-        skipped, active = active & ~fine, active & fine
-        actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr, active)
-        tau = jnp.where(active, hyper.tau, 0)
+        actor, actor_opt = adam_step(
+            learner.actor, learner.actor_opt, mean(grads, self.shards), hyper.actor_lr
+        )
         return replace(
             learner,
             actor=actor,
             actor_opt=actor_opt,
             # 14. Then Polyak averaging of the actor target,
-            actor_target=polyak(learner.actor_target, actor, tau),
+            actor_target=polyak(learner.actor_target, actor, hyper.tau),
             # 15. and of both critic targets.
-            critic_target=polyak(learner.critic_target, learner.critic, tau),
+            critic_target=polyak(learner.critic_target, learner.critic, hyper.tau),
             # Beyond the paper, where eval_tau is 1: the average of the actor's steps (Polyak, Juditsky 1992).
-            actor_eval=polyak(learner.actor_eval, actor, jnp.where(active, hyper.eval_tau, 0)),
-        ), jnp.stack([jnp.where(skipped, 0, actor_loss), skipped])
+            actor_eval=polyak(learner.actor_eval, actor, hyper.eval_tau),
+        ), actor_loss
 
     def update_block(
         self,
@@ -184,7 +166,9 @@ class TD3:
     ) -> tuple[Learner, UpdateStats]:
         """U consecutive updates: actor and targets with every ``policy_delay``-th.
 
-        The delay is unrolled inside a scan over whole delays, so that no branch is compiled.
+        The delay is unrolled inside a scan over whole delays, so that no branch is compiled. Where a loss
+        or a gradient is not finite, or its square, none of the updates is made: it would be in the moments
+        ever after, so that one look at the end finds it, and no update waits for all of its gradients.
 
         Args:
             batches: leaves [U, B, ...].
@@ -198,18 +182,18 @@ class TD3:
 
         def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, jax.Array]:
             # Statistics are one array, whose sum is one operation of a GPU.
-            of_critics, of_actor = jnp.zeros(2 * self.critic.num_critics + 3), jnp.zeros(2)
+            of_critics, of_actor = jnp.zeros(2 * self.critic.num_critics + 2), jnp.zeros(())
             batches, noise = xs
             every = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batches.next_obs, noise))
             next_out = jnp.split(self.next_values(learner, hyper, *every), noise.shape[0], axis=1)
             for i, out in enumerate(next_out):
                 batch = jax.tree.map(lambda x, i=i: x[i], batches)
-                learner, stats = self.critic_step(learner, hyper, batch, out, active)
+                learner, stats = self.critic_step(learner, hyper, batch, out)
                 of_critics += stats
                 if (done + i + 1) % delay == 0:
-                    learner, stats = self.actor_step(learner, hyper, batch, active)
-                    of_actor += stats
-            return learner, jnp.concatenate([of_critics, of_actor])
+                    learner, actor_loss = self.actor_step(learner, hyper, batch)
+                    of_actor += actor_loss
+            return learner, jnp.append(of_critics, of_actor)
 
         def take(start: int, stop: int) -> Any:
             return jax.tree.map(lambda x: x[start:stop], (batches, noise))
@@ -217,7 +201,7 @@ class TD3:
         head = min(-done % delay, total)
         cycles = (total - head) // delay
         tail = head + cycles * delay
-        sums = []
+        before, sums = learner, []
         if head:
             learner, stats = updates(learner, take(0, head), done)
             sums += [stats]
@@ -228,14 +212,17 @@ class TD3:
         if tail < total:
             learner, stats = updates(learner, take(tail, total), 0)
             sums += [stats]
+        every = sum(sums[1:], start=sums[0])
+        fine = all_finite((learner, mean(every, self.shards)))
+        learner = jax.tree.map(lambda new, old: jnp.where(active & fine, new, old), learner, before)
         count = self.critic.num_critics
-        losses, q_means, others = jnp.split(sum(sums[1:], start=sums[0]), [count, 2 * count])
-        target, outside, critics_skipped, actor_loss, actor_skipped = others
+        losses, q_means, others = jnp.split(jnp.where(fine, every, 0), [count, 2 * count])
+        target, outside, actor_loss = others
         return learner, UpdateStats(
             critic_loss=losses.sum(),
             actor_loss=actor_loss,
             q_mean=q_means.mean(),
             target_q_mean=target,
             target_q_outside=outside,
-            skipped=(critics_skipped + actor_skipped).astype(jnp.int32),
+            skipped=jnp.where(active & ~fine, total, 0),
         )

@@ -165,7 +165,7 @@ class Run:
             record.track(report)
             self.display.line(
                 f"stopped: a loss or gradient was not finite, first between {before:,} and "
-                f"{state.env_steps:,} steps; that update was not made"
+                f"{state.env_steps:,} steps; the updates with it were not made"
             )
             return DIVERGED
         if self._callback and self._callback(report) is True:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from td3_brax import values
-from td3_brax.networks import WIDE, Actor, Critic, apply, product, tanh
+from td3_brax.networks import WIDE, Actor, Critic, LayerNorm, apply, product, tanh
 
 
 def rounded(x: np.ndarray) -> np.ndarray:
@@ -43,6 +46,22 @@ def test_bfloat16_networks_stay_near_float32_and_only_wide_products_change():
             assert got.dtype == jnp.float32
             assert bool((got == want).all()) == exact
             np.testing.assert_allclose(got, want, atol=0.01)
+
+
+@pytest.mark.parametrize("shape", [(1,), (7, 16), (3, 5, 64)])
+def test_layer_norm_and_its_gradients_are_those_of_flax(shape):
+    rng = np.random.default_rng(len(shape))
+    x, grad = 3 + 5 * rng.normal(size=shape), rng.normal(size=shape)
+    params = {name: rng.normal(size=shape[-1]) for name in ("scale", "bias")}
+    with jax.enable_x64(True):
+        networks = LayerNorm(), nn.LayerNorm(use_fast_variance=False)
+        ours, flax = (jax.tree.structure(network.init(jax.random.key(0), x)) for network in networks)
+        assert ours == flax
+        both = []
+        for network in networks:
+            out, pull = jax.vjp(lambda p, x, n=network: n.apply({"params": p}, x), params, jnp.asarray(x))
+            both.append((out, pull(jnp.asarray(grad))))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9), *both)
 
 
 def test_tanh_has_a_derivative_where_it_rounds_to_1():

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 import td3_brax
-from td3_brax.networks import Dense
+from td3_brax.networks import Dense, LayerNorm
 
 
 class Normalized(nn.Module):
@@ -24,7 +24,7 @@ class Normalized(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """See the class."""
         for size in self.hidden_sizes:
-            x = nn.relu(nn.LayerNorm()(Dense(size, self.compute_dtype)(x)))
+            x = nn.relu(LayerNorm()(Dense(size, self.compute_dtype)(x)))
         return Dense(self.outputs, self.compute_dtype)(x)
 
 
