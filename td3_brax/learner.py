@@ -121,7 +121,7 @@ class TD3:
             return errors.sum(), (errors, values.value(out, value_range).mean(axis=1))
 
         grads, (losses, q_means) = jax.grad(loss, has_aux=True)(learner.critic)
-        grads, seen = mean((grads, values.extremes(target)), self.shards)
+        grads, seen, losses = mean((grads, values.extremes(target), losses), self.shards)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
@@ -140,9 +140,8 @@ class TD3:
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
-        actor, actor_opt = adam_step(
-            learner.actor, learner.actor_opt, mean(grads, self.shards), hyper.actor_lr
-        )
+        grads, actor_loss = mean((grads, actor_loss), self.shards)
+        actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr)
         return replace(
             learner,
             actor=actor,
@@ -212,10 +211,11 @@ class TD3:
         if tail < total:
             learner, stats = updates(learner, take(tail, total), 0)
             sums += [stats]
-        every = sum(sums[1:], start=sums[0])
-        fine = all_finite((learner, mean(every, self.shards)))
-        learner = jax.tree.map(lambda new, old: jnp.where(active & fine, new, old), learner, before)
         count = self.critic.num_critics
+        every = sum(sums[1:], start=sums[0])
+        # Losses and the learner are alike on all shards.
+        fine = all_finite((learner, every[:count], every[-1]))
+        learner = jax.tree.map(lambda new, old: jnp.where(active & fine, new, old), learner, before)
         losses, q_means, others = jnp.split(jnp.where(fine, every, 0), [count, 2 * count])
         target, outside, actor_loss = others
         return learner, UpdateStats(
