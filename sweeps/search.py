@@ -2,9 +2,9 @@
 
     python sweeps/search.py sweeps/quick_cpu.yaml --out runs/search
 
-The YAML file holds ``base`` (options of every run), ``env_steps`` (where a run is stopped; its schedules
-stay those of ``total_env_steps``), ``seeds``, and ``candidates`` (name: options). Run it again to go on:
-runs that reached ``env_steps`` are kept, others start anew.
+The YAML file holds ``base`` (options of every run), where a run is stopped, ``until`` (``env_steps``, or
+``minutes`` without those of compiling; its schedules stay those of ``total_env_steps``), ``seeds``, and
+``candidates`` (name: options). Run it again to go on: runs that got there are kept, others start anew.
 """
 
 from __future__ import annotations
@@ -36,14 +36,24 @@ def reports(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def finished(run: Path, env_steps: int) -> bool:
-    """Whether ``run`` got as far as it should."""
+def finished(run: Path, until: dict[str, float]) -> bool:
+    """Whether ``run`` got as far as it should, or to its own end."""
     logged = reports(run)
-    return bool(logged) and logged[-1]["env_steps"] >= env_steps
+    if not logged:
+        return False
+    if logged[-1]["env_steps"] >= json.loads((run / "config.json").read_text())["total_env_steps"]:
+        return True
+    reached = {"env_steps": logged[-1]["env_steps"], "minutes": trained_s(logged[-1]) / 60}
+    return all(reached[name] >= value for name, value in until.items())
 
 
-def train(run: Path, options: dict[str, Any], env_steps: int, core: int) -> None:
-    """One run on one core, ended like Ctrl-C once it has the steps."""
+def trained_s(report: dict[str, Any]) -> float:
+    """Seconds from the first step."""
+    return report["wall_s"] - report["time/compile_s"]
+
+
+def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int) -> None:
+    """One run on one core, ended like Ctrl-C once it is ``finished``."""
     shutil.rmtree(run, ignore_errors=True)
     run.parent.mkdir(parents=True, exist_ok=True)
     config = run.with_name(f"{run.name}.json")
@@ -57,13 +67,13 @@ def train(run: Path, options: dict[str, Any], env_steps: int, core: int) -> None
             preexec_fn=lambda: os.sched_setaffinity(0, {core}),
         )
         try:
-            while process.poll() is None and not finished(run, env_steps):
+            while process.poll() is None and not finished(run, until):
                 time.sleep(2)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             process.wait()
-    if not finished(run, env_steps):
+    if not finished(run, until):
         print(f"{run.name} ended with code {process.returncode}, see {log.name}", file=sys.stderr)
 
 
@@ -78,12 +88,12 @@ def row(runs: list[Path]) -> list[str]:
         reached = []
         for log in logs:
             first = next((r for r in log if r["eval/return_mean"] >= goal), None)
-            reached.append(first["wall_s"] - first["time/compile_s"] if first else float("inf"))
+            reached.append(trained_s(first) if first else float("inf"))
         median = statistics.median(reached)
         cells.append("-" if median == float("inf") else f"{median:,.0f}")
     last = [statistics.mean(r["eval/return_mean"] for r in log[-4:]) for log in logs]
     length = [statistics.mean(r["eval/length_mean"] for r in log[-4:]) for log in logs]
-    spent = [log[-1]["wall_s"] - log[-1]["time/compile_s"] for log in logs]
+    spent = [trained_s(log[-1]) for log in logs]
     cells += [f"{statistics.median(x):,.0f}" for x in (last, length, spent)]
     return cells
 
@@ -95,7 +105,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
     args = parser.parse_args()
     search = yaml.safe_load(args.file.read_text())
-    env_steps = int(search["env_steps"])
+    until = search["until"]
     names = {name: options or {} for name, options in search["candidates"].items()}
     where = {
         name: [args.out / f"{'-'.join(re.findall('[A-Za-z0-9]+', name))}-s{seed}" for seed in search["seeds"]]
@@ -105,7 +115,7 @@ def main() -> None:
     jobs: queue.SimpleQueue[tuple[Path, dict[str, Any]]] = queue.SimpleQueue()
     for i, seed in enumerate(search["seeds"]):
         for name, options in names.items():
-            if not finished(where[name][i], env_steps):
+            if not finished(where[name][i], until):
                 jobs.put((where[name][i], search["base"] | options | {"seed": seed}))
 
     def work(core: int) -> None:
@@ -115,7 +125,7 @@ def main() -> None:
             except queue.Empty:
                 return
             print(f"core {core}: {run.name}", flush=True)
-            train(run, options, env_steps, core)
+            train(run, options, until, core)
 
     threads = [threading.Thread(target=work, args=(core,)) for core in sorted(os.sched_getaffinity(0))]
     for thread in threads:

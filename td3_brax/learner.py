@@ -166,8 +166,8 @@ class TD3:
         """U consecutive updates: actor and targets with every ``policy_delay``-th.
 
         The delay is unrolled inside a scan over whole delays, so that no branch is compiled. Where a loss
-        or a gradient is not finite, or its square, none of the updates is made: it would be in the moments
-        ever after, so that one look at the end finds it, and no update waits for all of its gradients.
+        or a gradient is not finite, or its square, none of the updates is made: it would be in the second
+        moments ever after, so that one look at the end finds it, and no update waits for all its gradients.
 
         Args:
             batches: leaves [U, B, ...].
@@ -213,8 +213,8 @@ class TD3:
             sums += [stats]
         count = self.critic.num_critics
         every = sum(sums[1:], start=sums[0])
-        # Losses and the learner are alike on all shards.
-        fine = all_finite((learner, every[:count], every[-1]))
+        # All of it is alike on all shards.
+        fine = all_finite((learner.critic_opt.nu, learner.actor_opt.nu, every[:count], every[-1]))
         learner = jax.tree.map(lambda new, old: jnp.where(active & fine, new, old), learner, before)
         losses, q_means, others = jnp.split(jnp.where(fine, every, 0), [count, 2 * count])
         target, outside, actor_loss = others
