@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,26 @@ def logged(run: Path, rate: float, until: int) -> None:
         for i in range(1, until + 1)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"env_st')
+    (run / "config.json").write_text('{"total_env_steps": 1500}')
+
+
+@pytest.mark.parametrize(
+    ("reports", "until", "done"),
+    [
+        (9, {"env_steps": 1000}, False),
+        (10, {"env_steps": 1000}, True),
+        (11, {"minutes": 0.2}, False),
+        (12, {"minutes": 0.2}, True),
+        (14, {"minutes": 10}, False),
+        (15, {"minutes": 10}, True),
+        (0, {"env_steps": 1000}, False),
+    ],
+)
+def test_a_run_is_finished_at_the_steps_or_minutes_asked_for_or_its_own_end(
+    search: ModuleType, tmp_path: Path, reports: int, until: dict[str, float], done: bool
+) -> None:
+    logged(tmp_path / "run", 1.0, reports)
+    assert search.finished(tmp_path / "run", until) == done
 
 
 def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
@@ -49,16 +70,17 @@ def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
     file, out, runs = tmp_path / "search.yaml", tmp_path / "runs", []
     candidates = {"slow (one)": {"gamma": 0.9}, "fast": {}}
     file.write_text(
-        yaml.safe_dump({"env_steps": 1000, "seeds": [0, 1], "base": {"tau": 0.5}, "candidates": candidates})
+        yaml.safe_dump(
+            {"until": {"env_steps": 1000}, "seeds": [0, 1], "base": {"tau": 0.5}, "candidates": candidates}
+        )
     )
     logged(out / "fast-s1", 500.0, 10)
     logged(out / "fast-s0", 500.0, 9)
 
-    def train(run: Path, options: dict[str, Any], env_steps: int, core: int) -> None:
+    def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int) -> None:
         runs.append((run.name, options))
         if run.exists():
-            (run / "metrics.jsonl").unlink()
-            run.rmdir()
+            shutil.rmtree(run)
         logged(run, 300.0 if "gamma" in options else 500.0, 10)
 
     monkeypatch.setattr(search, "train", train)
@@ -75,11 +97,11 @@ def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
     assert "| fast | 2 | 4 | 6 | 3,500 | 1,000 | 10 |" in table
 
 
-@pytest.mark.parametrize("file", sorted(SWEEPS.glob("quick_*.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*_cpu.yaml")), ids=lambda file: file.name)
 def test_candidates_are_options_that_exist(file: Path) -> None:
     search = yaml.safe_load(file.read_text())
     base = resolve(search["base"], "amx")
-    assert base.total_env_steps >= search["env_steps"]
+    assert base.total_env_steps >= search["until"].get("env_steps", 0)
     for name, options in search["candidates"].items():
         changed = resolve(search["base"] | options, "amx")
         assert (changed != base) == bool(options), name
