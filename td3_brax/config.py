@@ -313,8 +313,7 @@ class Config:
     on_nonfinite: str = option(
         "stop",
         "saving",
-        "what follows a loss or gradient that is not finite: it and the updates of the same vector steps "
-        "are not made",
+        "what follows a gradient that is not finite: the updates of the same vector steps are not made",
         choices=("stop", "skip"),
         may_change=True,
         varies=True,

@@ -121,7 +121,7 @@ class TD3:
             return errors.sum(), (errors, values.value(out, value_range).mean(axis=1))
 
         grads, (losses, q_means) = jax.grad(loss, has_aux=True)(learner.critic)
-        grads, seen, losses = mean((grads, values.extremes(target), losses), self.shards)
+        grads, seen = mean((grads, values.extremes(target)), self.shards)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
@@ -140,7 +140,7 @@ class TD3:
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
         actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
-        grads, actor_loss = mean((grads, actor_loss), self.shards)
+        grads = mean(grads, self.shards)
         actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr)
         return replace(
             learner,
@@ -165,9 +165,9 @@ class TD3:
     ) -> tuple[Learner, UpdateStats]:
         """U consecutive updates: actor and targets with every ``policy_delay``-th.
 
-        The delay is unrolled inside a scan over whole delays, so that no branch is compiled. Where a loss
-        or a gradient is not finite, or its square, none of the updates is made: it would be in the second
-        moments ever after, so that one look at the end finds it, and no update waits for all its gradients.
+        The delay is unrolled inside a scan over whole delays, so that no branch is compiled. Where a
+        gradient is not finite, or its square, none of the updates is made: it would be in the second moments
+        ever after, so that one look at the end finds it, and no update waits for all of its gradients.
 
         Args:
             batches: leaves [U, B, ...].
@@ -213,8 +213,7 @@ class TD3:
             sums += [stats]
         count = self.critic.num_critics
         every = sum(sums[1:], start=sums[0])
-        # All of it is alike on all shards.
-        fine = all_finite((learner.critic_opt.nu, learner.actor_opt.nu, every[:count], every[-1]))
+        fine = all_finite((learner.critic_opt.nu, learner.actor_opt.nu))
         learner = jax.tree.map(lambda new, old: jnp.where(active & fine, new, old), learner, before)
         losses, q_means, others = jnp.split(jnp.where(fine, every, 0), [count, 2 * count])
         target, outside, actor_loss = others

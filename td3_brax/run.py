@@ -164,7 +164,7 @@ class Run:
         if stopped:
             record.track(report)
             self.display.line(
-                f"stopped: a loss or gradient was not finite, first between {before:,} and "
+                f"stopped: a gradient was not finite, first between {before:,} and "
                 f"{state.env_steps:,} steps; the updates with it were not made"
             )
             return DIVERGED

@@ -6,6 +6,7 @@ functions of a run see one shard, and meet the others here alone: sums, means, k
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -14,7 +15,6 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from td3_brax.state import Member, Replay, TrainState
@@ -62,8 +62,16 @@ def mean(tree: Tree, shards: int) -> Tree:
     """Each float leaf averaged over the shards: one reduction for the whole tree."""
     if shards == 1:
         return tree
-    flat, restore = ravel_pytree(tree)
-    return restore(jax.lax.psum(flat, AXIS) / shards)
+    leaves, structure = jax.tree.flatten(tree)
+    ends = list(itertools.accumulate(leaf.size for leaf in leaves))
+    # Not a concatenation, which on a CPU would compute each of its elements in a loop of branches.
+    flat = jnp.zeros(ends[-1], jnp.result_type(*leaves))
+    for leaf, end in zip(leaves, ends, strict=True):
+        flat = jax.lax.dynamic_update_slice(flat, leaf.ravel(), (end - leaf.size,))
+    parts = jnp.split(jax.lax.psum(flat, AXIS) / shards, ends[:-1])
+    return jax.tree.unflatten(
+        structure, [x.reshape(leaf.shape) for x, leaf in zip(parts, leaves, strict=True)]
+    )
 
 
 def index(shards: int) -> jax.Array:

@@ -168,7 +168,7 @@ class UpdateStats:
     target_q_outside: jax.Array
     """Share of the targets beyond the range of the critics' atoms."""
     skipped: jax.Array
-    """Updates that were not made: a loss or gradient among them was not finite."""
+    """Updates that were not made: a gradient among them was not finite."""
 
 
 @flax.struct.dataclass

@@ -290,7 +290,7 @@ def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.Monk
 
         def poisoned(tree: Any, shards: int) -> Any:
             tree = mean(tree, shards)
-            if (len(tree) == 3) == (where == "critic gradient"):
+            if isinstance(tree, tuple if where == "critic gradient" else dict):
                 leaves, structure = jax.tree.flatten(tree)
                 leaves[1] = leaves[1].at[..., 0, 0].set(jnp.nan)
                 return jax.tree.unflatten(structure, leaves)
