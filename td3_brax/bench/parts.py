@@ -15,8 +15,8 @@ from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.state import Batch, Replay, Transition
 
-STEPS, UPDATES = 32, 32
-"""Vector steps and updates in a call of a part."""
+STEPS, UPDATES = 32, 128
+"""Vector steps and updates in a call of a part: so many that what a call itself takes does not count."""
 
 
 def of_state(loop: loops.Loop, body: Callable[[Any], Any], times: int) -> Callable[[Any], Any]:
@@ -88,20 +88,23 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
         seen = sum(jnp.int32(jnp.isfinite(leaf).sum()) for leaf in jax.tree.leaves(rows))
         return state.replace(members=m.replace(env_steps=m.env_steps + seen // jnp.maximum(seen, 1)))
 
-    def updating(member: Any, key: jax.Array) -> Any:
-        member = jax.tree.map(lambda x: x[0], member)
+    def drawn() -> Batch:
         sizes = (count, loop.batch_size)
-        obs = jax.random.normal(key, (*sizes, task.obs_size))
-        action = jnp.tanh(jax.random.normal(key, (*sizes, task.action_size)))
+        obs = jax.random.normal(jax.random.key(2), (*sizes, task.obs_size))
+        action = jnp.tanh(jax.random.normal(jax.random.key(3), (*sizes, task.action_size)))
         ones = jnp.ones(sizes)
-        batch = Batch(obs, action, ones, obs, 0 * ones, ones)
+        return Batch(obs, action, ones, obs, 0 * ones, ones)
+
+    def updating(learner: Any, hyper: Any, batch: Batch) -> Any:
+        learner, hyper = jax.tree.map(lambda x: x[0], (learner, hyper))
 
         def block(learner: Any, _: None) -> tuple[Any, Any]:
-            return loop.td3.update_block(learner, member.hyper, batch, action, jnp.bool_(True))
+            return loop.td3.update_block(learner, hyper, batch, batch.action, jnp.bool_(True))
 
-        return jax.lax.scan(block, member.learner, length=-(-UPDATES // count))[1]
+        return jax.lax.scan(block, learner, length=-(-UPDATES // count))[1]
 
-    update = shards.jit(updating, loop.shards, (shards.STATE.members, shards.ALIKE), shards.ALIKE)
+    batch = shards.jit(drawn, loop.shards, (), shards.ALIKE)()
+    update = shards.jit(updating, loop.shards, (shards.ALIKE,) * 3, shards.ALIKE)
 
     def group(state: Any) -> Any:
         each = schedule.vector_steps // schedule.groups
@@ -112,7 +115,7 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
         "collect": held(of_state(loop, group, 1), state),
         "insert": held(of_state(loop, inserting, STEPS), state),
         "sample": held(of_state(loop, sampling, 1), state),
-        "update": lambda: update(member, jax.random.key(2)),
+        "update": lambda: update(member.learner, member.hyper, batch),
         "chunk": whole,
     }
 
