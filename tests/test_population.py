@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from td3_brax import loop as loops
 from td3_brax import shards
 from td3_brax.config import FIELDS, Config
 from td3_brax.envs.brax import BraxTask
-from td3_brax.population import make_hyper
+from td3_brax.population import make_hyper, make_hypers, make_keys
 from td3_brax.state import Hyper
 
 NOW = SMALL | {"warmup_env_steps": 0}
@@ -47,8 +48,10 @@ def test_members_are_what_they_would_be_alone(side_by_side: bool) -> None:
     with jax.enable_x64(True):
         loop = loops.build(CONFIGS[0], Toy(30.0), side_by_side)
 
-        def run(configs):
-            state = loop.refill(as_double(loops.start(loop, configs)))
+        # Compiled once for four members and once for one, whose options are data.
+        @jax.jit
+        def run(*of_members):
+            state = loop.refill(as_double(loop.init(*of_members)))
 
             def round_of_updates(state, _):
                 state, _ = loop.collect(state)
@@ -56,10 +59,10 @@ def test_members_are_what_they_would_be_alone(side_by_side: bool) -> None:
 
             return jax.lax.scan(round_of_updates, state, length=26)[0]
 
-        together = jax.jit(lambda: run(CONFIGS))()
+        together = run(make_keys(CONFIGS), make_hypers(CONFIGS))
         assert together.members.updates.tolist() == [52] * 4
         for m, config in enumerate(CONFIGS):
-            alone = jax.jit(lambda config=config: run([config]))()
+            alone = run(make_keys([config]), make_hypers([config]))
             ours = jax.tree.map(lambda x, m=m: x[m : m + 1], together.members)
             jax.tree.map(
                 lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9, rtol=0),
@@ -80,14 +83,15 @@ def test_a_step_of_ant_is_what_it_would_be_alone() -> None:
     configs = [Config(**small, seed=seed) for seed in range(2)]
     task = BraxTask("ant")
 
-    def step(configs, side_by_side):
+    @functools.partial(jax.jit, static_argnums=2)
+    def step(keys, hypers, side_by_side):
         loop = loops.build(configs[0], task, side_by_side)
-        state, _ = loop.collect(loop.refill(loops.start(loop, configs)))
+        state, _ = loop.collect(loop.refill(loop.init(keys, hypers)))
         return state.replay.rows[:4], state.members.env.obs
 
-    alone = [jax.jit(lambda config=config: step([config], False))() for config in configs]
+    alone = [step(make_keys([config]), make_hypers([config]), False) for config in configs]
     for side_by_side in (True, False):
-        rows, obs = jax.jit(lambda how=side_by_side: step(configs, how))()
+        rows, obs = step(make_keys(configs), make_hypers(configs), side_by_side)
         for m, (alone_rows, alone_obs) in enumerate(alone):
             np.testing.assert_allclose(rows[:, m], alone_rows[:, 0], atol=1e-5, rtol=1e-5)
             np.testing.assert_allclose(obs[m], alone_obs[0], atol=1e-5, rtol=1e-5)
