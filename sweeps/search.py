@@ -1,6 +1,6 @@
 """Try settings of ``td3-brax train`` beside each other: one process per core, resumable, one table.
 
-    python sweeps/search.py sweeps/quick_cpu.yaml --out runs/search
+    python sweeps/search.py sweeps/searches/quick_cpu.yaml --out runs/search
 
 The YAML file holds ``base`` (options of every run), where a run is stopped, ``until`` (``env_steps``, or
 ``minutes`` without those of compiling; its schedules stay those of ``total_env_steps``), ``seeds``, and

@@ -209,9 +209,7 @@ def test_what_no_file_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    "path", [p for p in SWEEPS.glob("*.yaml") if not p.name.startswith("quick_")], ids=str
-)
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_sweeps_that_come_with_it_are_taken(path: Path) -> None:
     sweep = file.load(path)
     for platform in PLATFORMS:

@@ -19,7 +19,7 @@ from td3_brax.presets import PLATFORMS, resolve
 from td3_brax.schedule import make_schedule
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
-FILES = sorted(set(SWEEPS.glob("*.yaml")) - set(SWEEPS.glob("quick_*.yaml")))
+FILES = sorted(SWEEPS.glob("*.yaml"))
 
 
 def values_of(parameter: dict[str, Any]) -> list[Any]:
