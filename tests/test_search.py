@@ -97,7 +97,7 @@ def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
     assert "| fast | 2 | 4 | 6 | 3,500 | 1,000 | 10 |" in table
 
 
-@pytest.mark.parametrize("file", sorted(SWEEPS.glob("*_cpu.yaml")), ids=lambda file: file.name)
+@pytest.mark.parametrize("file", sorted((SWEEPS / "searches").glob("*.yaml")), ids=lambda file: file.name)
 def test_candidates_are_options_that_exist(file: Path) -> None:
     search = yaml.safe_load(file.read_text())
     base = resolve(search["base"], "amx")
