@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-GOALS = (1000, 2000, 3000)
+GOALS = (1000, 2000, 3000, 4000)
 
 
 def reports(run: Path) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int
 
 
 def row(runs: list[Path]) -> list[str]:
-    """Over a candidate's seeds: median seconds to each goal, its latest evaluations, compiling apart."""
+    """Over a candidate's seeds: median steps and seconds to each goal, its latest evaluations, compiling apart."""
     cells = []
     logs = [[r for r in reports(run) if r.get("eval/return_mean") is not None] for run in runs]
     logs = [log for log in logs if log]
@@ -88,9 +88,9 @@ def row(runs: list[Path]) -> list[str]:
         reached = []
         for log in logs:
             first = next((r for r in log if r["eval/return_mean"] >= goal), None)
-            reached.append(trained_s(first) if first else float("inf"))
-        median = statistics.median(reached)
-        cells.append("-" if median == float("inf") else f"{median:,.0f}")
+            reached.append((first["env_steps"], trained_s(first)) if first else (float("inf"), float("inf")))
+        steps, seconds = (statistics.median(x) for x in zip(*reached, strict=True))
+        cells.append("-" if seconds == float("inf") else f"{steps / 1e6:.2f}M, {seconds:,.0f} s")
     last = [statistics.mean(r["eval/return_mean"] for r in log[-4:]) for log in logs]
     length = [statistics.mean(r["eval/length_mean"] for r in log[-4:]) for log in logs]
     spent = [trained_s(log[-1]) for log in logs]
@@ -133,7 +133,7 @@ def main() -> None:
     for thread in threads:
         thread.join()
 
-    head = [f"s to {goal:,}" for goal in GOALS] + ["last four evaluations", "length", "s in all"]
+    head = [f"to {goal:,}" for goal in GOALS] + ["last four evaluations", "length", "s in all"]
     print("| candidate | " + " | ".join(head) + " |\n|---|" + "---|" * len(head))
     for name, runs in where.items():
         print(f"| {name} | " + " | ".join(row(runs)) + " |")

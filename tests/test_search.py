@@ -33,7 +33,7 @@ def logged(run: Path, rate: float, until: int) -> None:
     run.mkdir(parents=True)
     lines = [
         {
-            "env_steps": 100 * i,
+            "env_steps": 10_000 * i,
             "wall_s": 10.0 + i,
             "time/compile_s": 10.0,
             "eval/return_mean": rate * i if i % 2 == 0 else None,
@@ -42,19 +42,19 @@ def logged(run: Path, rate: float, until: int) -> None:
         for i in range(1, until + 1)
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"env_st')
-    (run / "config.json").write_text('{"total_env_steps": 1500}')
+    (run / "config.json").write_text('{"total_env_steps": 150000}')
 
 
 @pytest.mark.parametrize(
     ("reports", "until", "done"),
     [
-        (9, {"env_steps": 1000}, False),
-        (10, {"env_steps": 1000}, True),
+        (9, {"env_steps": 100_000}, False),
+        (10, {"env_steps": 100_000}, True),
         (11, {"minutes": 0.2}, False),
         (12, {"minutes": 0.2}, True),
         (14, {"minutes": 10}, False),
         (15, {"minutes": 10}, True),
-        (0, {"env_steps": 1000}, False),
+        (0, {"env_steps": 100_000}, False),
     ],
 )
 def test_a_run_is_finished_at_the_steps_or_minutes_asked_for_or_its_own_end(
@@ -71,7 +71,7 @@ def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
     candidates = {"slow (one)": {"gamma": 0.9}, "fast": {}}
     file.write_text(
         yaml.safe_dump(
-            {"until": {"env_steps": 1000}, "seeds": [0, 1], "base": {"tau": 0.5}, "candidates": candidates}
+            {"until": {"env_steps": 100_000}, "seeds": [0, 1], "base": {"tau": 0.5}, "candidates": candidates}
         )
     )
     logged(out / "fast-s1", 500.0, 10)
@@ -93,8 +93,8 @@ def test_a_search_goes_on_where_it_was_stopped_and_sums_up(
     ]
     table = capsys.readouterr().out.splitlines()
     # Evaluations at 2, 4, 6, 8, 10 s: returns of 600 each at 300/s, the last four 2,100; 1,000 each at 500/s.
-    assert "| slow (one) | 4 | 8 | 10 | 2,100 | 1,000 | 10 |" in table
-    assert "| fast | 2 | 4 | 6 | 3,500 | 1,000 | 10 |" in table
+    assert "| slow (one) | 0.04M, 4 s | 0.08M, 8 s | 0.10M, 10 s | - | 2,100 | 1,000 | 10 |" in table
+    assert "| fast | 0.02M, 2 s | 0.04M, 4 s | 0.06M, 6 s | 0.08M, 8 s | 3,500 | 1,000 | 10 |" in table
 
 
 @pytest.mark.parametrize("file", sorted((SWEEPS / "searches").glob("*.yaml")), ids=lambda file: file.name)
