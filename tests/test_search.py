@@ -105,3 +105,9 @@ def test_candidates_are_options_that_exist(file: Path) -> None:
     for name, options in search["candidates"].items():
         changed = resolve(search["base"] | options, "amx")
         assert (changed != base) == bool(options), name
+
+
+def test_the_recipe_of_gpus_that_is_searched_is_the_one_they_have() -> None:
+    search = yaml.safe_load((SWEEPS / "searches" / "quick_gpu.yaml").read_text())
+    finer = {"eval_every": search["base"]["eval_every"], "compute_dtype": "bfloat16"}
+    assert resolve(search["base"], "amx") == resolve(finer, "gpu")
