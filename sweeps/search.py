@@ -78,7 +78,7 @@ def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int
 
 
 def row(runs: list[Path]) -> list[str]:
-    """Over a candidate's seeds: median steps and seconds to each goal, its latest evaluations, compiling apart."""
+    """Over a candidate's seeds: median steps and seconds (without compiling) to goals, last evaluations."""
     cells = []
     logs = [[r for r in reports(run) if r.get("eval/return_mean") is not None] for run in runs]
     logs = [log for log in logs if log]

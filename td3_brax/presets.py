@@ -9,6 +9,9 @@ from td3_brax.config import FIELDS, PRESETS, Config, ConfigError, nearest
 
 PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
 """What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""
+WARMUP, WARMUP_EACH = 16_384, 128
+"""Random steps that `quick` begins with, at least, and of each environment (of a run that is not short): its
+first updates should know how episodes end, else Humanoid's actor goes to a corner of its range for good."""
 CPU_DEVICES = 2
 """What `quick` asks for on a CPU; JAX makes as many of its cores as it is asked for."""
 
@@ -84,13 +87,12 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
             "devices": CPU_DEVICES,
             "compute_dtype": "bfloat16" if platform == "amx" else "float32",
             "tau": 0.04,
-            "actor_lr": 2e-3,
+            "actor_lr": 1e-3,
             "critic_lr": 2e-3,
             "policy_delay": 4,
             "num_envs": 1024,
             "updates_per_env_step": 16 / 1024,
             "batch_size": 256,
-            "warmup_env_steps": 16_384,
             "total_env_steps": 8_000_000,
             "report_every": 65_536,
             "eval_every": 262_144,
@@ -100,7 +102,6 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
         "updates_per_env_step": 2 / 2048,
         "tau": 0.01,
         "batch_size": 4096,
-        "warmup_env_steps": 65_536,
         "total_env_steps": 20_000_000,
         "report_every": 262_144,
         "eval_every": 1_048_576,
@@ -126,8 +127,15 @@ def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
     if env.startswith("Reacher-v"):
         base |= {"time_limit": 50}
     values = base | dict(explicit)
-    if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
-        asked = [values["num_envs"], values["batch_size"]]
-        fitting = (d for d in range(base["devices"], 1, -1) if not any(n % d for n in asked))
-        values["devices"] = next(fitting, 1)
+    sizes = [values.get(name) for name in ("num_envs", "batch_size", "total_env_steps")]
+    if preset == "quick" and all(isinstance(size, (int, float)) for size in sizes):
+        values = _fitted(values, "devices" in explicit)
     return Config(**values)
+
+
+def _fitted(values: dict[str, Any], devices_asked: bool) -> dict[str, Any]:
+    """What `quick` has by environments, batch and length: its warm-up, and devices that divide them."""
+    envs, batch, total = values["num_envs"], values["batch_size"], values["total_env_steps"]
+    fitting = (d for d in range(values.get("devices", 1), 1, -1) if not envs % d and not batch % d)
+    warmup = int(max(WARMUP, min(WARMUP_EACH * envs, total // 8)))
+    return {"warmup_env_steps": warmup} | values | ({} if devices_asked else {"devices": next(fitting, 1)})

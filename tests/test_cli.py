@@ -222,6 +222,21 @@ def test_an_explicit_option_wins_over_its_preset() -> None:
         assert resolve({"preset": preset, "batch_size": 77, "tau": 0.5}, "cpu").batch_size == 77
 
 
+@pytest.mark.parametrize(
+    ("asked", "warmup"),
+    [
+        ({}, 131_072),  # 128 of each of 1,024 environments
+        ({"num_envs": 2048}, 262_144),
+        ({"num_envs": 16}, 16_384),
+        ({"total_env_steps": 400_000}, 50_000),
+        ({"total_env_steps": 20_000}, 16_384),
+        ({"warmup_env_steps": 1000}, 1000),
+    ],
+)
+def test_quick_warms_up_for_its_environments_unless_it_is_told(asked: dict[str, int], warmup: int) -> None:
+    assert resolve(asked, "cpu").warmup_env_steps == warmup
+
+
 # Schedule.
 
 
