@@ -127,15 +127,11 @@ def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
     if env.startswith("Reacher-v"):
         base |= {"time_limit": 50}
     values = base | dict(explicit)
-    sizes = [values.get(name) for name in ("num_envs", "batch_size", "total_env_steps")]
-    if preset == "quick" and all(isinstance(size, (int, float)) for size in sizes):
-        values = _fitted(values, "devices" in explicit)
+    if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
+        asked = [values["num_envs"], values["batch_size"]]
+        fitting = (d for d in range(base["devices"], 1, -1) if not any(n % d for n in asked))
+        values["devices"] = next(fitting, 1)
+    if preset == "quick" and "warmup_env_steps" not in explicit:
+        most = min(WARMUP_EACH * values["num_envs"], values["total_env_steps"] // 8)
+        values["warmup_env_steps"] = int(max(WARMUP, most))
     return Config(**values)
-
-
-def _fitted(values: dict[str, Any], devices_asked: bool) -> dict[str, Any]:
-    """What `quick` has by environments, batch and length: its warm-up, and devices that divide them."""
-    envs, batch, total = values["num_envs"], values["batch_size"], values["total_env_steps"]
-    fitting = (d for d in range(values.get("devices", 1), 1, -1) if not envs % d and not batch % d)
-    warmup = int(max(WARMUP, min(WARMUP_EACH * envs, total // 8)))
-    return {"warmup_env_steps": warmup} | values | ({} if devices_asked else {"devices": next(fitting, 1)})

@@ -4,8 +4,8 @@
 
 Needs ``pip install rejax==0.1.3 gymnax==0.0.9 sbx-rl`` beside brax, in an environment of its own. Compiling
 and evaluations are not counted. Their settings are the nearest to ``quick``'s that they have: its Ants,
-16 updates of 256 per vector step, 256-256, its step size, gamma 0.985, normalised observations, noise 0.15.
-``policy_delay`` is theirs, 2, and so ``tau`` half of ours.
+16 updates of 256 per vector step, 256-256, its critics' step size, gamma 0.985, normalised observations,
+noise 0.15. ``policy_delay`` is theirs, 2, and so ``tau`` half of ours.
 """
 
 from __future__ import annotations
