@@ -117,18 +117,19 @@ class TD3:
             # 10. Both critics give Q(s, a).
             out = apply(self.critic, params, batch.obs, batch.action)
             # 11. The sum of two mean squared errors.
-            errors = values.loss(out, target, value_range).mean(axis=1)
-            return errors.sum(), (errors, values.value(out, value_range).mean(axis=1))
+            errors = values.loss(out, target, value_range)
+            return errors.mean(axis=1).sum(), (errors, values.value(out, value_range))
 
-        grads, (losses, q_means) = jax.grad(loss, has_aux=True)(learner.critic)
+        grads, (errors, q) = jax.grad(loss, has_aux=True)(learner.critic)
         grads, seen = mean((grads, values.extremes(target)), self.shards)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
         if self.critic.num_atoms > 1:
             learner = replace(learner, value_range=values.follow(value_range, seen))
-        of_targets = jnp.stack([target.mean(), values.outside(target, value_range)])
-        return learner, jnp.concatenate([losses, q_means, of_targets])
+        # One mean of all: an operation of a GPU, where each by itself would be one or two.
+        of_targets = jnp.stack([target, values.outside(target, value_range)])
+        return learner, jnp.concatenate([errors, q, of_targets]).mean(axis=1)
 
     def actor_step(self, learner: Learner, hyper: Hyper, batch: Batch) -> tuple[Learner, jax.Array]:
         """Steps 13 to 15. Returns the learner, and [] the actor loss."""

@@ -73,7 +73,6 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
         "normalize_obs": True,
         "hidden_sizes": (256, 256),
         "num_atoms": 51,
-        "gamma": 0.985,
         "lr_decay": 0.9,
         "exploration_noise": 0.0,
         "exploration_noise_spread": 0.3,

@@ -47,7 +47,7 @@ def histogram(target: jax.Array, value_range: jax.Array, bins: int) -> jax.Array
 
 def extremes(target: jax.Array) -> jax.Array:
     """[2] least and most of the targets [B]."""
-    return jnp.stack([target.min(), target.max()])
+    return jnp.stack([-target, target]).max(axis=1) * jnp.array([-1, 1])
 
 
 def follow(value_range: jax.Array, seen: jax.Array) -> jax.Array:
@@ -60,5 +60,5 @@ def follow(value_range: jax.Array, seen: jax.Array) -> jax.Array:
 
 
 def outside(target: jax.Array, value_range: jax.Array) -> jax.Array:
-    """[] share of the targets [B] beyond the range."""
-    return jnp.mean((target < value_range[0]) | (target > value_range[1]), dtype=target.dtype)
+    """[B] 1 for each of the targets [B] beyond the range, else 0."""
+    return ((target < value_range[0]) | (target > value_range[1])).astype(target.dtype)
