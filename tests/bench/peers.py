@@ -4,7 +4,7 @@
 
 Needs ``pip install rejax==0.1.3 gymnax==0.0.9 sbx-rl`` beside brax, in an environment of its own. Compiling
 and evaluations are not counted. Their settings are the nearest to ``quick``'s that they have: its Ants,
-16 updates of 256 per vector step, 256-256, its critics' step size, gamma 0.985, normalised observations,
+16 updates of 256 per vector step, 256-256, its critics' step size, gamma 0.99, normalised observations,
 noise 0.15. ``policy_delay`` is theirs, 2, and so ``tau`` half of ours.
 """
 
@@ -23,9 +23,11 @@ import numpy as np
 from brax import envs as brax_envs
 
 UPDATES, EPISODES, LIMIT = 16, 32, 1000
-BATCH, GAMMA, NOISE = 256, 0.985, 0.15
-FROM, HELD = 16_384, 307_200
-"""Steps before the first update; transitions kept (the more, the slower is rejax)."""
+BATCH, GAMMA, NOISE = 256, 0.99, 0.15
+FROM, HELD = 16_384, 1_000_000
+"""Steps before the first update; transitions kept."""
+REJAX_HELD = 307_200
+"""The more it keeps, the slower rejax is."""
 EVERY = 65_536
 """Steps between evaluations."""
 
@@ -47,7 +49,7 @@ def rejax(seconds: float, envs: int, lr: float, tau: float) -> None:
         num_envs=envs,
         num_epochs=UPDATES,
         batch_size=BATCH,
-        buffer_size=HELD,
+        buffer_size=REJAX_HELD,
         fill_buffer=FROM,
         learning_rate=lr,
         gamma=GAMMA,
