@@ -1,9 +1,10 @@
 """Try settings of ``td3-brax train`` beside each other: one process per core, resumable, one table.
 
     python sweeps/search.py sweeps/searches/quick_cpu.yaml --out runs/search
+    python sweeps/search.py sweeps/searches/quick_gpu.yaml --at_once 1          # on a GPU
 
 The YAML file holds ``base`` (options of every run), where a run is stopped, ``until`` (``env_steps``, or
-``minutes`` without those of compiling; its schedules stay those of ``total_env_steps``), ``seeds``, and
+``minutes`` from the first step; its schedules stay those of ``total_env_steps``), ``seeds``, and
 ``candidates`` (name: options). Run it again to go on: runs that got there are kept, others start anew.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import queue
 import re
@@ -21,6 +23,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,17 +46,23 @@ def finished(run: Path, until: dict[str, float]) -> bool:
         return False
     if logged[-1]["env_steps"] >= json.loads((run / "config.json").read_text())["total_env_steps"]:
         return True
-    reached = {"env_steps": logged[-1]["env_steps"], "minutes": trained_s(logged[-1]) / 60}
+    reached = {"env_steps": logged[-1]["env_steps"], "minutes": trained_s(logged)[-1] / 60}
     return all(reached[name] >= value for name, value in until.items())
 
 
-def trained_s(report: dict[str, Any]) -> float:
-    """Seconds from the first step."""
-    return report["wall_s"] - report["time/compile_s"]
+def trained_s(logged: list[dict[str, Any]]) -> list[float]:
+    """Seconds from the first step to each report; evaluations count, starting and compiling do not."""
+    began = logged[0]["wall_s"] - logged[0]["env_steps"] / logged[0]["time/env_steps_per_s"]
+    return [report["wall_s"] - began for report in logged]
 
 
-def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int) -> None:
-    """One run on one core, ended like Ctrl-C once it is ``finished``."""
+def shown(seconds: float) -> str:
+    """Seconds, with tenths where they matter."""
+    return f"{seconds:,.1f}" if seconds < 20 else f"{seconds:,.0f}"
+
+
+def train(run: Path, options: dict[str, Any], until: dict[str, float], cores: Sequence[int]) -> None:
+    """One run on ``cores``, ended like Ctrl-C once it is ``finished``."""
     shutil.rmtree(run, ignore_errors=True)
     run.parent.mkdir(parents=True, exist_ok=True)
     config = run.with_name(f"{run.name}.json")
@@ -64,11 +73,11 @@ def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int
             command,
             stdout=log,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.sched_setaffinity(0, {core}),
+            preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
         try:
             while process.poll() is None and not finished(run, until):
-                time.sleep(2)
+                time.sleep(0.5)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -79,8 +88,10 @@ def train(run: Path, options: dict[str, Any], until: dict[str, float], core: int
 
 def row(runs: list[Path]) -> list[str]:
     """Over a candidate's seeds: median steps and seconds (without compiling) to goals, last evaluations."""
-    cells = []
-    logs = [[r for r in reports(run) if r.get("eval/return_mean") is not None] for run in runs]
+    logs, cells = [], []
+    for logged in filter(None, map(reports, runs)):
+        timed = [r | {"trained_s": t} for r, t in zip(logged, trained_s(logged), strict=True)]
+        logs.append([r for r in timed if r.get("eval/return_mean") is not None])
     logs = [log for log in logs if log]
     if not logs:
         return ["not run"]
@@ -88,14 +99,13 @@ def row(runs: list[Path]) -> list[str]:
         reached = []
         for log in logs:
             first = next((r for r in log if r["eval/return_mean"] >= goal), None)
-            reached.append((first["env_steps"], trained_s(first)) if first else (float("inf"), float("inf")))
+            reached.append((first["env_steps"], first["trained_s"]) if first else (math.inf, math.inf))
         steps, seconds = (statistics.median(x) for x in zip(*reached, strict=True))
-        cells.append("-" if seconds == float("inf") else f"{steps / 1e6:.2f}M, {seconds:,.0f} s")
+        cells.append("-" if seconds == math.inf else f"{steps / 1e6:.2f}M, {shown(seconds)} s")
     last = [statistics.mean(r["eval/return_mean"] for r in log[-4:]) for log in logs]
     length = [statistics.mean(r["eval/length_mean"] for r in log[-4:]) for log in logs]
-    spent = [trained_s(log[-1]) for log in logs]
-    cells += [f"{statistics.median(x):,.0f}" for x in (last, length, spent)]
-    return cells
+    cells += [f"{statistics.median(x):,.0f}" for x in (last, length)]
+    return [*cells, shown(statistics.median(log[-1]["trained_s"] for log in logs))]
 
 
 def main() -> None:
@@ -103,6 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, default=Path("runs/search"))
+    parser.add_argument("--at_once", type=int, help="runs beside each other (default: one on each core)")
     args = parser.parse_args()
     search = yaml.safe_load(args.file.read_text())
     until = search["until"]
@@ -118,16 +129,18 @@ def main() -> None:
             if not finished(where[name][i], until):
                 jobs.put((where[name][i], search["base"] | options | {"seed": seed}))
 
-    def work(core: int) -> None:
+    def work(cores: Sequence[int]) -> None:
         while True:
             try:
                 run, options = jobs.get_nowait()
             except queue.Empty:
                 return
-            print(f"core {core}: {run.name}", flush=True)
-            train(run, options, until, core)
+            print(run.name, flush=True)
+            train(run, options, until, cores)
 
-    threads = [threading.Thread(target=work, args=(core,)) for core in sorted(os.sched_getaffinity(0))]
+    cores = sorted(os.sched_getaffinity(0))
+    beside = min(args.at_once or len(cores), len(cores))
+    threads = [threading.Thread(target=work, args=(cores[i::beside],)) for i in range(beside)]
     for thread in threads:
         thread.start()
     for thread in threads:
