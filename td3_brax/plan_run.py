@@ -43,9 +43,10 @@ def job(argv: Sequence[str]) -> int:
     from td3_brax.envs.registry import make_task
 
     config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
-    program = loop.build(config, make_task(config))
+    device = jax.devices()[0]
+    program = loop.build(config, make_task(config), side_by_side=gpu is not None or device.platform != "cpu")
     shapes = jax.eval_shape(loop.jit_init(program, config))
-    device, layout = jax.devices()[0], shards.split(config.devices)
+    layout = shards.split(config.devices)
     share = plan.sharing(config.devices, device) if gpu is None else 1
     there = plan.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * plan.GB)
     compiled_for = device.device_kind

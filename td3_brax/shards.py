@@ -96,10 +96,15 @@ def jit(
 
     Args:
         devices: others than JAX's own, such as those of a machine that is only described.
+    Raises:
+        ValueError: there are fewer devices; a program would run on them as if they were all.
     """
     if shards == 1 and devices is None:
         return jax.jit(function, donate_argnums=donate_argnums)
-    mesh = Mesh(np.array((devices or jax.devices())[:shards]), (AXIS,), axis_types=(AxisType.Auto,))
+    there = devices or jax.devices()
+    if len(there) < shards:
+        raise ValueError(f"{shards} shards on {len(there)} devices")
+    mesh = Mesh(np.array(there[:shards]), (AXIS,), axis_types=(AxisType.Auto,))
 
     def placed(specs: Any) -> Any:
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)

@@ -42,7 +42,7 @@ def test_the_plan_is_what_the_run_holds(
     assert plan_run.main(argv) == 0
     printed = capsys.readouterr().out
     config = resolve(parse_options(train_parser(), argv)[0], "cpu")
-    program = loop.build(config, BraxTask(config.env, config.backend))
+    program = loop.build(config, BraxTask(config.env, config.backend), side_by_side=False)
     state = loop.jit_init(program, config)()
     state, _ = compiled[0](state)  # the program that was planned for is the one that runs
     device = jax.devices()[0]

@@ -96,12 +96,12 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
         return Batch(obs, action, ones, obs, 0 * ones, ones)
 
     def updating(learner: Any, hyper: Any, batch: Batch) -> Any:
-        learner, hyper = jax.tree.map(lambda x: x[0], (learner, hyper))
+        first, hyper = jax.tree.map(lambda x: x[0], (learner, hyper))
 
         def block(learner: Any, _: None) -> tuple[Any, Any]:
             return loop.td3.update_block(learner, hyper, batch, batch.action, jnp.bool_(True))
 
-        return jax.lax.scan(block, learner, length=-(-UPDATES // count))[1]
+        return jax.lax.scan(block, first, length=-(-UPDATES // count))[0]
 
     batch = shards.jit(drawn, loop.shards, (), shards.ALIKE)()
     update = shards.jit(updating, loop.shards, (shards.ALIKE,) * 3, shards.ALIKE)
