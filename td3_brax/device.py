@@ -57,11 +57,16 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def platform() -> str:
-    """Of ``PLATFORMS``, the one that this is; ``gpu`` for any accelerator."""
+def accelerated() -> bool:
+    """Whether JAX's devices are others than a CPU's: what ``side_by_side`` of ``loop.build`` is to be."""
     import jax
 
-    if jax.default_backend() != "cpu":
+    return jax.default_backend() != "cpu"
+
+
+def platform() -> str:
+    """Of ``PLATFORMS``, the one that this is; ``gpu`` for any accelerator."""
+    if accelerated():
         return "gpu"
     with contextlib.suppress(OSError):
         return "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "cpu"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from td3_brax.cli import guarded, parse_options, train_parser
 from td3_brax.config import ConfigError, nearest
-from td3_brax.device import on_devices, platform, prepare_jax
+from td3_brax.device import accelerated, on_devices, platform, prepare_jax
 from td3_brax.presets import CPU_DEVICES, resolve
 
 GPUS = {
@@ -43,10 +43,9 @@ def job(argv: Sequence[str]) -> int:
     from td3_brax.envs.registry import make_task
 
     config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
-    device = jax.devices()[0]
-    program = loop.build(config, make_task(config), side_by_side=gpu is not None or device.platform != "cpu")
+    program = loop.build(config, make_task(config), side_by_side=gpu is not None or accelerated())
     shapes = jax.eval_shape(loop.jit_init(program, config))
-    layout = shards.split(config.devices)
+    device, layout = jax.devices()[0], shards.split(config.devices)
     share = plan.sharing(config.devices, device) if gpu is None else 1
     there = plan.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * plan.GB)
     compiled_for = device.device_kind

@@ -17,6 +17,7 @@ import numpy as np
 
 from td3_brax import __version__, checkpoint, hosts, loop, plan, shards
 from td3_brax.config import BRAX_TASKS, Config
+from td3_brax.device import accelerated
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
 from td3_brax.evaluate import Scores, greedy_returns
@@ -70,7 +71,7 @@ class Program:
         built = time.perf_counter()
         self.model_s = built - began
         device = jax.local_devices()[0]
-        self.loop = loop.build(config, self.task, side_by_side=device.platform != "cpu")
+        self.loop = loop.build(config, self.task, side_by_side=accelerated())
         if self.task.open_loops:
             others = "; tasks that --physics=fast covers, and --backend=spring, have none"
             others *= config.env in BRAX_TASKS

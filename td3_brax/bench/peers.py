@@ -19,6 +19,7 @@ from td3_brax import shards
 from td3_brax.bench.measure import medians
 from td3_brax.bench.parts import STEPS, make_parts, work
 from td3_brax.config import BRAX_TASKS, Config
+from td3_brax.device import accelerated
 from td3_brax.envs.task import Task
 
 Peer = tuple[Callable[[], Any], float]
@@ -32,7 +33,7 @@ HELD = 10_000
 
 def run(config: Config, task: Task) -> tuple[list[dict[str, Any]], list[str]]:
     """Rates of each peer that is there and of ours beside it, and ours over its; and who is not there."""
-    side_by_side = jax.devices()[0].platform != "cpu"
+    side_by_side = accelerated()
     ours, done, rows = make_parts(config, task, side_by_side), work(config, task), []
     trainers, missing = updaters(config, task)
     for part, unit, peers in (("collect", "steps/s", steppers(config)), ("update", "updates/s", trainers)):

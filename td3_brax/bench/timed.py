@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
-
 from td3_brax.bench import peers as others
 from td3_brax.bench.measure import COPIED, REPEATS, copying, medians, product_flops, products
 from td3_brax.bench.parts import UPDATES, make_members, make_parts, work
 from td3_brax.config import Config
-from td3_brax.device import machine
+from td3_brax.device import accelerated, machine
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
 from td3_brax.replay import row_size
@@ -30,7 +28,7 @@ def run(config: Config, members: int, peers: bool, plot: str | None) -> Numbers:
         members: of the largest program.
         peers: whether other trainers, where installed, are measured too.
     """
-    task, side_by_side = make_task(config), jax.devices()[0].platform != "cpu"
+    task, side_by_side = make_task(config), accelerated()
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
     print(
         f"{config.env} ({config.preset}): {config.num_envs:,} environments, batch {config.batch_size:,}, "

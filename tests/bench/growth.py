@@ -38,7 +38,7 @@ COLUMNS = {
 
 def measure(axis: str, value: int) -> dict[str, Any]:
     """One point, in this process."""
-    from td3_brax.device import platform, prepare_jax
+    from td3_brax.device import accelerated, platform, prepare_jax
 
     work = BASE | {axis: value}
     prepare_jax(devices=work["devices"])
@@ -54,8 +54,7 @@ def measure(axis: str, value: int) -> dict[str, Any]:
     options = {"num_envs": envs, "replay_capacity": work["replay"], "devices": devices}
     options |= {"updates_per_env_step": 1 / envs, "report_every": steps * envs, "warmup_env_steps": 0}
     config = resolve(options, platform())
-    side_by_side = jax.devices()[0].platform != "cpu"
-    program = loop.build(config, make_task(config), side_by_side=side_by_side)
+    program = loop.build(config, make_task(config), side_by_side=accelerated())
     members = [dataclasses.replace(config, seed=seed) for seed in range(work["members"])]
     specs = (shards.STATE,), (shards.STATE, shards.ALIKE)
     init = shards.jit(lambda: loop.start(program, members), devices, (), shards.STATE)

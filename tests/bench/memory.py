@@ -9,7 +9,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 
 from td3_brax import loop as loops
-from td3_brax.device import platform, prepare_jax
+from td3_brax.device import accelerated, platform, prepare_jax
 from td3_brax.envs.brax import BraxTask
 from td3_brax.plan import tree_bytes
 from td3_brax.presets import resolve
@@ -23,7 +23,7 @@ def main() -> None:
     prepare_jax()
     for num_envs in (128, 2048):
         config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, platform())
-        loop = loops.build(config, BraxTask("ant"), side_by_side=jax.devices()[0].platform != "cpu")
+        loop = loops.build(config, BraxTask("ant"), side_by_side=accelerated())
         shapes = jax.eval_shape(loops.jit_init(loop, config))
         memory = loops.jit_chunk(loop).lower(shapes).compile().memory_analysis()
         shapes = split(loop.shards).share(shapes)
