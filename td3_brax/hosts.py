@@ -86,12 +86,12 @@ def leave() -> None:
         jax.distributed.shutdown()
 
 
-def abandon(line: str, code: int) -> None:
-    """End at once with ``line``, where there are others, for whom nobody is to wait; alone, do nothing."""
+def abandon(text: str, code: int) -> None:
+    """End at once with ``text``, where there are others, for whom nobody is to wait; alone, do nothing."""
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():
         return
-    print(f"td3-brax: {line}", file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
     if first():
         time.sleep(1)  # without the first, JAX ends the others before they can say why

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,13 @@ def job(argv: Sequence[str]) -> int:
         try:
             code = launch(explicit, resume, signals, began)[0]
         except ConfigError as error:
-            hosts.abandon(str(error), 2)
+            hosts.abandon(f"td3-brax: {error}", 2)
             raise
         except hosts.HostLostError as error:
-            hosts.abandon(str(error), PREEMPTED)
+            hosts.abandon(f"td3-brax: {error}", PREEMPTED)
+            raise
+        except Exception:  # JAX would wait for the others, and they for what this one was to do
+            hosts.abandon(traceback.format_exc(), 1)
             raise
         hosts.leave()
         return code

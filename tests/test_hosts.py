@@ -129,6 +129,24 @@ def test_hosts_that_differ_are_told_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_one_breaks_all_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other does not wait for ever."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "broken.py").write_text(
+        "import os\nfrom td3_brax.examples.own_task import SwingUp\n\n"
+        "def task():\n    assert os.environ['JAX_PROCESS_ID'] == '0', 'broken'\n    return SwingUp()\n"
+    )
+    out = tmp_path / "run"
+    began = time.monotonic()
+    with two(out, "--env=broken:task") as (first, second):
+        _, errors = second.communicate(timeout=120)
+        assert second.returncode == 1, errors
+        assert "AssertionError: broken" in errors
+        first.communicate(timeout=4 * hosts.LOST_S)
+        assert first.returncode in (75, -signal.SIGABRT)
+    assert time.monotonic() - began < 6 * hosts.LOST_S
+
+
 def test_a_run_takes_all_devices_of_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     asked = Config(num_envs=64, batch_size=64, devices=4)

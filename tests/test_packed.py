@@ -31,7 +31,6 @@ from td3_brax.sweep.file import SweepError
 
 SMALL: dict[str, Any] = {
     "env": "inverted_pendulum",
-    "backend": "spring",
     "preset": "author",
     "num_envs": 8,
     "updates_per_env_step": 0.25,

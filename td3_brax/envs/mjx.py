@@ -1,4 +1,4 @@
-"""MJX, imported without its notices, its precision, and factors that never wait for each other."""
+"""MJX without its notices, on a device of this process; its precision; factors that never wait on others."""
 
 from __future__ import annotations
 
@@ -16,6 +16,28 @@ with silent():
 __all__ = ["mjx", "precise"]
 
 cholesky.install()
+
+
+def _on_own_device() -> None:
+    """Models and data go to a device of this process where there are several.
+
+    MJX puts them on the first device of all, where only the first process can read them.
+    """
+    from mujoco.mjx._src import io
+
+    kept = io._resolve_impl_and_device
+    if kept.__module__ == __name__:
+        return
+
+    def resolve(impl: Any, device: Any = None) -> Any:
+        if device is None and jax.process_count() > 1:
+            device = jax.local_devices()[0]
+        return kept(impl, device)
+
+    io._resolve_impl_and_device = resolve
+
+
+_on_own_device()
 
 
 def precise() -> contextlib.AbstractContextManager[Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +39,8 @@ def make_task(config: Config) -> Task:
 def _own(name: str, args: Mapping[str, Any]) -> Task:
     """What ``MODULE:NAME`` makes of ``args``."""
     make = imported("env", name)
+    if "mujoco.mjx" in sys.modules:  # what it imported itself is to be as ours is, too
+        importlib.import_module("td3_brax.envs.mjx")
     try:
         inspect.signature(make).bind(**args)
     except TypeError as error:
