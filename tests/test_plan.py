@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_said_with_the_largest_replay_that_does(
 
 
 def test_for_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    small = ["--env=inverted_pendulum", "--num_envs=64", "--batch_size=64"]
+    small = ["--env=inverted_pendulum", "--backend=spring", "--num_envs=64", "--batch_size=64"]
     assert plan_run.main([*small, "--hidden_sizes=[32,32]", "--gpu=h100"]) == 0
     printed = capsys.readouterr().out
     assert "on 1 x h100" in printed
