@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+import mujoco
 import pytest
 from test_resume import assert_same_run, lines, untimed
 from test_run import MODULE, OPTIONS, make_run, wait_for
@@ -21,6 +22,7 @@ from test_run import MODULE, OPTIONS, make_run, wait_for
 from td3_brax import checkpoint, hosts
 from td3_brax.config import Config, ConfigError
 from td3_brax.device import on_devices
+from td3_brax.envs.mjx import mjx
 from td3_brax.signals import PREEMPTED
 
 RUN = [*MODULE, *OPTIONS, "--total_env_steps=12800", "--eval_every=2560", "--checkpoint_every_min=0.01"]
@@ -145,6 +147,16 @@ def test_where_one_breaks_all_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         first.communicate(timeout=4 * hosts.LOST_S)
         assert first.returncode in (75, -signal.SIGABRT)
     assert time.monotonic() - began < 6 * hosts.LOST_S
+
+
+def test_models_are_on_a_device_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where this holds without ``mjx._on_own_device``, that can go."""
+    own = jax.devices()[3:]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "local_devices", lambda: own)
+    model = mjx.put_model(mujoco.MjModel.from_xml_string("<mujoco/>"))
+    assert {leaf.device for leaf in jax.tree.leaves(model) if isinstance(leaf, jax.Array)} == {own[0]}
+    assert mjx.make_data(model).qpos.device == own[0]
 
 
 def test_a_run_takes_all_devices_of_its_hosts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ def play(env: VectorEnv, steps: int, refill_every: int, seed: int = 0):
     return jax.device_get(run(jax.random.key(seed)))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     num_envs=st.integers(1, 9),
     time_limit=st.integers(1, 30),

@@ -26,8 +26,6 @@ def _on_own_device() -> None:
     from mujoco.mjx._src import io
 
     kept = io._resolve_impl_and_device
-    if kept.__module__ == __name__:
-        return
 
     def resolve(impl: Any, device: Any = None) -> Any:
         if device is None and jax.process_count() > 1:
