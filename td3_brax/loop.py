@@ -1,8 +1,8 @@
 """The program: ``init(key)`` makes the state, ``train_chunk(state)`` advances it by one chunk.
 
     chunk = groups x [ refill the fresh initial states
-                       blocks x rounds x [ steps x (act, step, insert)      collect
-                                           sample, updates x (TD3) ] ]      learn
+                       blocks x turns x [ its rounds' steps x (act, step, insert)      collect
+                                          sample, its rounds' updates x (TD3) ] ]      learn
 
 A chunk is one jitted, donated call: no Python, no host, no branch inside.
 """
@@ -160,16 +160,23 @@ class Loop:
         return TrainState(members=members, replay=replay.add(state.replay, transition)), episodes
 
     @jax.named_scope("learn")
-    def learn(self, state: TrainState, done: int) -> tuple[TrainState, UpdateStats]:
-        """A round's updates of every member; ``done`` of them since the actor's last."""
-        count = self.schedule.updates
+    def learn(self, state: TrainState, rounds: int, done: int) -> tuple[TrainState, UpdateStats]:
+        """The updates of ``rounds`` rounds of every member, after the steps of all of them.
+
+        Each draws from what was stored after its own round's steps. ``done`` have been made since the
+        actor's last.
+        """
+        s = self.schedule
+        count = rounds * s.updates
+        rows = count * self.batch_size
+        of_later = jnp.arange(rounds - 1, -1, -1, jnp.int32) * s.steps * self.env.num_envs
+        unseen = jnp.repeat(of_later, rows // rounds) if rounds > 1 else 0
 
         def split(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             sample_key, noise_key, key = jax.random.split(key, 3)
             return own_key(sample_key, self.shards), own_key(noise_key, self.shards), key
 
         sample_keys, noise_keys, keys = jax.vmap(split)(state.members.key)
-        rows = count * self.batch_size
         batches = replay.sample(
             state.replay,
             sample_keys,
@@ -178,18 +185,12 @@ class Loop:
             self.env.num_envs,
             self.n_step,
             state.members.hyper.gamma,
+            unseen,
         )
-        # Read before the next vector step is written, or the compiler would copy the ring: where the actor
-        # is not updated in between, nothing else puts the two in order. A GPU's compiler keeps to the
-        # barrier, a CPU's to the position; a flag is never below 0.
+        # Read before the next vector step is written: nothing else puts in order what comes after the actor's
+        # last update, and a GPU's compiler would copy the ring.
         batches, ring = jax.lax.optimization_barrier((batches, state.replay))
-        position = jax.lax.platform_dependent(
-            ring.position,
-            batches.terminated,
-            cpu=lambda position, flags: position + (flags.min() < 0).astype(jnp.int32),
-            default=lambda position, _: position,
-        )
-        state = replace(state, replay=replace(ring, position=position))
+        state = replace(state, replay=ring)
 
         def member(
             m: Member, batches: Batch, noise_key: jax.Array, key: jax.Array
@@ -202,7 +203,7 @@ class Loop:
                     next_obs=normalize(m.obs_stats, batches.next_obs),
                 )
             noise = jax.random.normal(noise_key, batches.action.shape)
-            active = m.env_steps > m.hyper.learn_from
+            active = m.env_steps - (rounds - 1) * s.steps * s.num_envs > m.hyper.learn_from
             share = 1 - m.hyper.lr_decay * jnp.minimum(m.env_steps / m.hyper.total_env_steps, 1)
             hyper = replace(m.hyper, actor_lr=m.hyper.actor_lr * share, critic_lr=m.hyper.critic_lr * share)
             learner, stats = self.td3.update_block(m.learner, hyper, batches, noise, active, done)
@@ -233,13 +234,19 @@ class Loop:
         """One chunk of a shard; see :func:`jit_chunk`."""
         s = self.schedule
 
+        def added(*parts: Any) -> Any:
+            return jax.tree.map(lambda *x: sum(x), *parts)
+
         def block(state: TrainState) -> tuple[TrainState, tuple[EpisodeStats, UpdateStats]]:
-            parts = []
-            for i in range(s.rounds):
-                state, episodes = repeat(self.collect, state, s.steps)
-                state, stats = self.learn(state, i * s.updates % self.td3.policy_delay)
-                parts.append((episodes, stats))
-            return state, jax.tree.map(lambda *x: sum(x), *parts)
+            collected, learned, updates = [], [], 0
+            for rounds in s.turns:
+                for _ in range(rounds):
+                    state, episodes = repeat(self.collect, state, s.steps)
+                    collected.append(episodes)
+                state, stats = self.learn(state, rounds, updates % self.td3.policy_delay)
+                updates += rounds * s.updates
+                learned.append(stats)
+            return state, (added(*collected), added(*learned))
 
         state, (episodes, sums) = repeat(lambda x: repeat(block, self.refill(x), s.blocks), state, s.groups)
         stats = jax.tree.map(lambda x: x / s.total_updates, sums)

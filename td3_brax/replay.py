@@ -63,12 +63,19 @@ def add(replay: Replay, transition: Transition) -> Replay:
 
 
 def sample(
-    replay: Replay, keys: jax.Array, count: int, obs_size: int, num_envs: int, n_step: int, gamma: jax.Array
+    replay: Replay,
+    keys: jax.Array,
+    count: int,
+    obs_size: int,
+    num_envs: int,
+    n_step: int,
+    gamma: jax.Array,
+    unseen: jax.Array | int = 0,
 ) -> Batch:
     """4. ``count`` transitions per member, uniform with replacement over the valid rows.
 
     Rows that are not valid are rare; each draw tries up to four rows, and the few draws that find none
-    take what another draw of the same member found. So the cost depends on ``count`` alone.
+    take what the draw before found, or the oldest of what any found. So the cost depends on ``count`` alone.
 
     With ``n_step`` above 1 each goes on from its row through the rows of the same environment's next
     steps, until the episode ends, physics break, or nothing newer is stored (Sutton 1988; for
@@ -78,6 +85,7 @@ def sample(
         keys: [M]
         num_envs: rows of one member per vector step.
         gamma: [M]
+        unseen: [count], how many of the newest rows are to each draw as if they were not stored yet.
     Returns:
         leaves [M, count, ...]; valid transitions only, unless the ring holds next to none.
     """
@@ -91,14 +99,14 @@ def sample(
         return (replay.position - 1 - age) % capacity * num_members + own
 
     draws = jax.vmap(lambda key: jax.random.uniform(key, (TRIES, count)))(keys)
-    held = jnp.maximum(replay.size, 1)[:, None, None]
-    ages = jnp.minimum((draws * held).astype(jnp.int32), held - 1)
+    held = jnp.maximum(replay.size[:, None, None] - unseen, 1)
+    ages = unseen + jnp.minimum((draws * held).astype(jnp.int32), held - 1)
     valid = flat[read(ages), size - 1] > 0
     age = jnp.take_along_axis(ages, jnp.argmax(valid, axis=1, keepdims=True), axis=1)[:, 0]
     found = valid.any(axis=1)
-    age = jnp.where(found, age, jnp.roll(age, 1, axis=1))
-    found = found | jnp.roll(found, 1, axis=1)
-    spare = jnp.take_along_axis(age, jnp.argmax(found, axis=1, keepdims=True), axis=1)
+    other = jnp.roll(age, 1, axis=1)
+    oldest = jnp.where(valid, ages, 0).max(axis=(1, 2))[:, None]
+    spare = jnp.where(jnp.roll(found, 1, axis=1) & (other >= unseen), other, oldest)
     age = jnp.where(found, age, spare)
 
     first = unpack(flat[read(age)], obs_size)
@@ -107,7 +115,7 @@ def sample(
     steps = jnp.ones_like(reward)
     for k in range(1, n_step):
         later = unpack(flat[read(jnp.maximum(age - k * num_envs, 0))], obs_size)
-        goes_on &= (age >= k * num_envs) & (later.valid > 0)
+        goes_on &= (age - unseen >= k * num_envs) & (later.valid > 0)
         reward += jnp.where(goes_on, gamma[:, None] ** k * later.reward, 0)
         next_obs = jnp.where(goes_on[..., None], later.next_obs, next_obs)
         terminated = jnp.where(goes_on, later.terminated, terminated)

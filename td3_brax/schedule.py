@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,17 +18,24 @@ class Schedule:
     """A chunk is ``groups`` times [refill the reset pool, then ``blocks`` times a block].
 
     A block is the smallest repeating unit: ``rounds`` times [``steps`` vector steps, then ``updates``
-    updates], where ``rounds * updates`` is a whole number of policy delays.
+    updates], where ``rounds * updates`` is a whole number of policy delays. Until the actor's next update
+    nothing that collects has changed, so updates wait for the round of that one: a block is made in
+    ``turns``, each the steps of so many rounds and then all their updates.
     """
 
     num_envs: int
     steps: int
     updates: int
-    rounds: int
+    turns: tuple[int, ...]
     blocks: int
     groups: int
     chunks: int
     chunks_per_eval: int
+
+    @property
+    def rounds(self) -> int:
+        """Rounds per block."""
+        return sum(self.turns)
 
     @property
     def vector_steps(self) -> int:
@@ -77,12 +85,19 @@ def make_schedule(config: Config) -> Schedule:
         num_envs=config.num_envs,
         steps=steps,
         updates=updates,
-        rounds=rounds,
+        turns=_turns(updates, rounds, config.policy_delay),
         blocks=blocks,
         groups=reports // blocks,
         chunks=-(-config.total_env_steps // chunk_steps),
         chunks_per_eval=max(1, round(config.eval_every / chunk_steps)),
     )
+
+
+def _turns(updates: int, rounds: int, policy_delay: int) -> tuple[int, ...]:
+    """How many of the ``rounds`` there are up to each that updates the actor."""
+    of_actor = [i * updates // policy_delay for i in range(rounds + 1)]
+    ends = [i for i in range(1, rounds + 1) if of_actor[i] > of_actor[i - 1]]
+    return tuple(end - begin for begin, end in itertools.pairwise([0, *ends]))
 
 
 def _updates_per_vector_step(config: Config) -> Fraction:

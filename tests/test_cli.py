@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from fractions import Fraction
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,13 @@ def test_schedule_meets_the_ratio_exactly_and_refills_in_time(
     # The block is the smallest that holds whole vector steps, whole updates and whole policy delays.
     assert math.gcd(s.updates, s.steps) == 1
     assert [r for r in range(1, s.rounds + 1) if r * s.updates % policy_delay == 0] == [s.rounds]
+
+    # A turn ends where the actor is updated, and nowhere before.
+    ends = list(accumulate(s.turns, initial=0))
+    for begin, end in pairwise(ends):
+        actors = [r * s.updates // policy_delay for r in range(begin, end + 1)]
+        assert len(set(actors[:-1])) == 1
+        assert actors[-1] > actors[0]
 
     # Between two refills of the reset pool an environment can be reset once.
     block = s.rounds * s.steps

@@ -150,6 +150,20 @@ def test_four_gpus_reduce_once_per_update() -> None:
     assert counts.alias_bytes == tree_bytes(shards.split(4).share(state))
 
 
+@pytest.mark.parametrize(
+    ("preset", "num_envs", "report_every"),
+    [("paper", 1, 64), ("paper", 25, 1000), ("author", 1, 64), ("quick", 4096, 16_384)],
+)
+def test_an_update_is_at_most_35_operations(preset: str, num_envs: int, report_every: int) -> None:
+    """Of the critics, with its share of the actor's, what draws its batch and looks at its gradients."""
+    config = resolve({"preset": preset, "num_envs": num_envs, "report_every": report_every}, "gpu")
+    loop = program.build(config, Toy(30.0))
+    state = jax.eval_shape(lambda: program.start(loop, [config]))
+    counts = aot.count(aot.compile_for(loop.train_chunk, (state,), donate_argnums=0))
+    assert counts.by_scope["learn"] / loop.schedule.total_updates <= 35
+    assert counts.large(tree_bytes(state.replay.rows) // 2) == ()
+
+
 def test_members_share_a_ring_that_is_never_turned_around() -> None:
     """A ring that the compiler lays out otherwise inside of the chunk is copied at its start and end."""
     small = {"num_envs": 64, "batch_size": 64, "hidden_sizes": (16, 16), "replay_capacity": 32_768}

@@ -98,22 +98,61 @@ def test_update_ratio_holds_for_any_number_of_environments(num_envs, ratio, dela
     assert opt.actor_opt.count.tolist() == [metrics.updates[0] // delay]
 
 
-def test_updates_interleave_with_steps_as_in_the_paper():
-    """With one environment and one update per step, update i sees i transitions: never more."""
+@pytest.mark.parametrize(
+    ("num_envs", "ratio", "delay", "turns"),
+    [(1, 1.0, 2, (2,)), (4, 0.5, 4, (2,)), (1, 3.0, 4, (2, 1, 1)), (2, 0.25, 3, (3,)), (2, 0.5, 1, (1,))],
+)
+def test_steps_and_updates_are_those_of_the_paper_s_order(monkeypatch, num_envs, ratio, delay, turns):
+    """Some steps are made before updates that come first, but no step or update can tell.
+
+    A step has the actor of all updates that come first. An update draws from the steps that come first, from
+    the last of them too, and from none that comes after it.
+    """
     _, state, loop = start(
-        num_envs=1, updates_per_env_step=1.0, update_during_warmup=True, warmup_env_steps=10, report_every=64
+        num_envs=num_envs,
+        updates_per_env_step=ratio,
+        policy_delay=delay,
+        update_during_warmup=True,
+        warmup_env_steps=10,
+        report_every=96,
     )
-    sizes = []
+    assert loop.schedule.turns == turns
+    actors, draws, sample = [], [], loops.replay.sample
 
     class Spy(loops.Loop):
-        def learn(self, state, done):
-            jax.debug.callback(lambda size: sizes.append(int(size[0])), state.replay.size, ordered=True)
-            return super().learn(state, done)
+        def collect(self, state):
+            count = state.members.learner.actor_opt.count
+            jax.debug.callback(lambda count: actors.append(int(count[0])), count, ordered=True)
+            return super().collect(state)
 
-    spy = Spy(**vars(loop))
-    jax.block_until_ready(jax.jit(spy.train_chunk)(state))
+    def spy(*args):
+        batch = sample(*args)
+        jax.debug.callback(lambda action: draws.extend(action.reshape(-1, 8)), batch.action, ordered=True)
+        return batch
+
+    monkeypatch.setattr(loops.replay, "sample", spy)
+    state, _ = jax.block_until_ready(jax.jit(Spy(**vars(loop)).train_chunk)(state))
     jax.effects_barrier()
-    assert sizes == list(range(1, loop.schedule.vector_steps + 1))
+    s = loop.schedule
+    before = np.arange(s.vector_steps) // s.steps * s.updates
+    assert actors == (before // delay).tolist()
+    stored = (np.arange(s.total_updates) // s.updates + 1) * s.steps * num_envs
+    actions = np.asarray(state.replay.rows)[: s.env_steps, 0, 4]
+    drawn = np.asarray([[int(np.flatnonzero(actions == action)[0]) for action in draw] for draw in draws])
+    assert len(drawn) == s.total_updates
+    assert (drawn < stored[:, None]).all()
+    assert (drawn >= stored[:, None] - s.steps * num_envs).any(axis=1).sum() > 4
+    assert (drawn == 0).any()
+
+
+def test_no_update_is_made_before_its_time():
+    """Of updates that are made together, where the first of them is not to be made yet none is."""
+    chunk, state, _ = start(num_envs=1, updates_per_env_step=1.0, warmup_env_steps=33, report_every=32)
+    updates = []
+    for _ in range(2):
+        state, metrics = chunk(state)
+        updates.append(int(metrics.updates[0]))
+    assert updates == [0, 30]
 
 
 def test_warm_up_acts_uniformly_and_then_greedily_with_noise():
@@ -168,9 +207,10 @@ def test_every_state_buffer_is_donated_and_aliased(num_atoms):
     assert memory.alias_size_in_bytes == tree_bytes(state)
 
 
-@pytest.mark.parametrize("changes", [{}, {"num_envs": 1, "updates_per_env_step": 1.0, "policy_delay": 4}])
-def test_the_replay_is_never_copied(changes):
-    """Not even where several rounds follow each other without an update of the actor."""
+@pytest.mark.parametrize(("num_envs", "ratio", "delay"), [(4, 0.5, 2), (1, 1.0, 1), (1, 1.0, 4), (1, 3.0, 2)])
+def test_the_replay_is_never_copied(num_envs, ratio, delay):
+    """What a block's last update reads is read before the next step is written, though no step needs it."""
+    changes = {"num_envs": num_envs, "updates_per_env_step": ratio, "policy_delay": delay}
     chunk, state, _ = start(replay_capacity=1_000_000, **changes)
     assert chunk.lower(state).compile().memory_analysis().temp_size_in_bytes < tree_bytes(state.replay) / 10
 

@@ -55,7 +55,7 @@ def test_members_are_what_they_would_be_alone(side_by_side: bool) -> None:
 
             def round_of_updates(state, _):
                 state, _ = loop.collect(state)
-                return loop.learn(state, 0)
+                return loop.learn(state, 1, 0)
 
             return jax.lax.scan(round_of_updates, state, length=26)[0]
 

@@ -57,9 +57,11 @@ def n_step_of(rows: list[np.ndarray], start: int, num_envs: int, n_step: int) ->
     ops=st.lists(st.sampled_from(["add", "add", "sample"]), min_size=1, max_size=25),
     invalid=st.sampled_from([0.0, 0.2]),
     n_step=st.sampled_from([1, 3]),
+    later=st.integers(0, 4),
     seed=st.integers(0, 10_000),
 )
-def test_ring_equals_a_list(members, num_envs, vector_capacity, ops, invalid, n_step, seed):
+def test_ring_equals_a_list(members, num_envs, vector_capacity, ops, invalid, n_step, later, seed):
+    """Half of the draws are made as if the ``later`` newest vector steps were not stored yet."""
     rng = np.random.default_rng(seed)
     capacity = vector_capacity * num_envs
     ring = replay.init(capacity, members, OBS, ACTION)
@@ -74,14 +76,16 @@ def test_ring_equals_a_list(members, num_envs, vector_capacity, ops, invalid, n_
             for m in range(members):
                 model[m] = (model[m] + list(rows[m]))[-capacity:]
             assert ring.size.tolist() == [len(model[0])] * members
-        elif any(row[-1] for row in model[0]) and all(any(row[-1] for row in mod) for mod in model):
+        elif all(any(row[-1] for row in mod[: max(len(mod) - later * num_envs, 0)]) for mod in model):
             keys = jax.random.split(jax.random.key(seed + serial), members)
-            got = jax.device_get(sample(ring, keys, 64, OBS, num_envs, n_step, jnp.full(members, GAMMA)))
+            unseen = np.repeat([later * num_envs, 0], 32)
+            gamma = jnp.full(members, GAMMA)
+            got = jax.device_get(sample(ring, keys, 64, OBS, num_envs, n_step, gamma, unseen))
             for m in range(members):
-                starts = {row[0]: i for i, row in enumerate(model[m]) if row[-1]}
                 for j in range(64):
-                    start = starts[float(got.obs[m, j, 0])]
-                    want = n_step_of(model[m], start, num_envs, n_step)
+                    seen = model[m][: len(model[m]) - unseen[j]]
+                    starts = {row[0]: i for i, row in enumerate(seen) if row[-1]}
+                    want = n_step_of(seen, starts[float(got.obs[m, j, 0])], num_envs, n_step)
                     b = jax.tree.map(lambda x, m=m, j=j: x[m, j], got)
                     assert len({*b.obs.tolist()}) == len({*b.next_obs.tolist()}) == 1
                     have = [b.obs[0], b.action[0], b.reward, b.next_obs[0], b.terminated, b.steps]

@@ -61,7 +61,7 @@ def test_shards_on_devices_are_shards_on_one_device(count, num_atoms):
 
             def round_of_updates(state, _):
                 state, _ = loop.collect(state)
-                return loop.learn(state, 0)
+                return loop.learn(state, 1, 0)
 
             return jax.lax.scan(round_of_updates, state, length=8)
 

@@ -35,24 +35,28 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIn]:
         yield standing
 
 
-def start(out: Path, server: StandIn, *argv: str, **environment: str) -> subprocess.Popen[str]:
-    """A run in a process of its own."""
+def start(out: Path, server: StandIn, *argv: str, **environment: str) -> subprocess.Popen[bytes]:
+    """A run in a process of its own. What it prints goes to a file: a full pipe would stop it."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
     cache = {"JAX_COMPILATION_CACHE_DIR": os.environ["JAX_COMPILATION_CACHE_DIR"]}
-    return subprocess.Popen(
-        [sys.executable, "-c", IMPATIENT, *OPTIONS, f"--out={out}", *argv],
-        env=clean | server.environment(out.parent) | cache | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    printed = out.parent / "printed"
+    with printed.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", IMPATIENT, *OPTIONS, f"--out={out}", *argv],
+            env=clean | server.environment(out.parent) | cache | environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    process.printed = printed
+    return process
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    return process.communicate(timeout=120)[0]
+def finish(process: subprocess.Popen[bytes]) -> str:
+    process.wait(timeout=120)
+    return process.printed.read_text()
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < until
