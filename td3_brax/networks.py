@@ -24,7 +24,8 @@ WIDE = 48
 
 
 UNROLLED = 2
-"""Batched products that are made one by one on a CPU, where XLA's batched one uses a single core."""
+"""Critics with bfloat16 products that a CPU makes one by one: XLA's batched product uses a single core, and
+stacking what each makes takes longer than using it."""
 
 
 def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -42,10 +43,9 @@ def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.A
         at_once = jax.vmap(product, axes)
         if size > UNROLLED:
             return at_once(a, b), True
-
-        def one_by_one(a: jax.Array, b: jax.Array) -> jax.Array:
-            pick = [(lambda x, i: x[i]) if is_batched else (lambda x, i: x) for is_batched in batched]
-            return jnp.stack([whole(pick[0](a, i), pick[1](b, i)) for i in range(size)])
+        if size == 1:
+            a, b = (x[0] if is_batched else x for x, is_batched in zip((a, b), batched, strict=True))
+            return whole(a, b)[None], True
 
         def with_copies(a: jax.Array, b: jax.Array) -> jax.Array:
             # What is shared is repeated, out of the compiler's sight: it would make one wide product of
@@ -56,8 +56,7 @@ def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.A
             both = [x if is_batched else repeated(x) for x, is_batched in zip((a, b), batched, strict=True)]
             return jax.vmap(product)(*both)
 
-        cpu = one_by_one if a.dtype == jnp.bfloat16 else at_once
-        return jax.lax.platform_dependent(a, b, cpu=cpu, default=with_copies), True
+        return jax.lax.platform_dependent(a, b, cpu=at_once, default=with_copies), True
 
     return whole
 
@@ -286,9 +285,29 @@ def apply(network: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
     """``network`` with ``params``, a tree or packed, on ``inputs``."""
 
     def by_xla(params: Params, *inputs: jax.Array) -> jax.Array:
-        return cast(jax.Array, network.apply(unpack(network, params, *inputs), *inputs))
+        return _by_xla(network, unpack(network, params, *inputs), *inputs)
 
     return _anywhere(network, by_xla, None, params, *inputs)
+
+
+def _by_xla(network: nn.Module, tree: Params, *inputs: jax.Array) -> jax.Array:
+    """``network`` with a tree, by XLA; on a CPU the critics one by one where that is sooner."""
+
+    def together(tree: Params, *inputs: jax.Array) -> jax.Array:
+        return cast(jax.Array, network.apply(tree, *inputs))
+
+    narrow = isinstance(network, Critic) and network.compute_dtype == "bfloat16"
+    if not narrow or network.num_critics > UNROLLED:
+        return together(tree, *inputs)
+    one, count = network.clone(num_critics=1), network.num_critics
+
+    def one_by_one(tree: Params, *inputs: jax.Array) -> jax.Array:
+        leaves, structure = jax.tree.flatten(tree)
+        parts = zip(*(jax.lax.split(leaf, (1,) * count) for leaf in leaves), strict=True)
+        out = [cast(jax.Array, one.apply(jax.tree.unflatten(structure, part), *inputs)) for part in parts]
+        return jnp.concatenate(out)
+
+    return jax.lax.platform_dependent(tree, *inputs, cpu=one_by_one, default=together)
 
 
 def apply_first(critic: Critic, params: Params, *inputs: jax.Array) -> jax.Array:

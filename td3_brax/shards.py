@@ -20,6 +20,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from td3_brax.state import Member, Replay, TrainState
 
 AXIS = "shard"
+TWINS = 2
+"""First axes that are not longer are those of an ensemble."""
 Tree = TypeVar("Tree")
 
 ALIKE: Any = PartitionSpec()
@@ -67,7 +69,10 @@ def mean(tree: Tree, shards: int) -> Tree:
     # Not a concatenation, which on a CPU would compute each of its elements in a loop of branches.
     flat = jnp.zeros(ends[-1], jnp.result_type(*leaves))
     for leaf, end in zip(leaves, ends, strict=True):
-        flat = jax.lax.dynamic_update_slice(flat, leaf.ravel(), (end - leaf.size,))
+        # What twins made is put there by itself, not stacked before.
+        rows = list(leaf) if leaf.ndim > 1 and leaf.shape[0] <= TWINS else [leaf]
+        for i, row in enumerate(rows):
+            flat = jax.lax.dynamic_update_slice(flat, row.ravel(), (end - leaf.size + i * row.size,))
     parts = jnp.split(jax.lax.psum(flat, AXIS) / shards, ends[:-1])
     return jax.tree.unflatten(
         structure, [x.reshape(leaf.shape) for x, leaf in zip(parts, leaves, strict=True)]

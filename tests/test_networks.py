@@ -48,6 +48,34 @@ def test_bfloat16_networks_stay_near_float32_and_only_wide_products_change():
             np.testing.assert_allclose(got, want, atol=0.01)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("num_critics", [1, 2, 3])
+def test_critics_and_their_gradients_are_those_of_each_alone(num_critics, dtype):
+    """However they are made: at once, or one by one."""
+    critic = Critic((64, 64), num_critics, 5, dtype)
+    obs = jax.random.normal(jax.random.key(0), (32, 27))
+    action = jnp.tanh(jax.random.normal(jax.random.key(1), (32, 8)))
+    weights = jax.random.normal(jax.random.key(2), (num_critics, 32, 5))
+    params = critic.init(jax.random.key(3), obs, action)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def of(critic, params, weights):
+        value = lambda p, a: (apply(critic, p, obs, a) * weights).sum()  # noqa: E731
+        return apply(critic, params, obs, action), *jax.grad(value, (0, 1))(params, action)
+
+    out, grads, grad_action = of(critic, params, weights)
+    alone, moved = critic.clone(num_critics=1), 0
+    for i in range(num_critics):
+        part = jax.tree.map(lambda x, i=i: x[i : i + 1], (params, out, grads))
+        want = of(alone, part[0], weights[i : i + 1])
+        near = functools.partial(
+            np.testing.assert_allclose, rtol=1e-4, atol=1e-2 if dtype == "bfloat16" else 1e-5
+        )
+        jax.tree.map(near, (part[1], part[2]), want[:2])
+        moved += want[2]
+    near(grad_action, moved)
+
+
 @pytest.mark.parametrize("shape", [(1,), (7, 16), (3, 5, 64)])
 def test_layer_norm_and_its_gradients_are_those_of_flax(shape):
     rng = np.random.default_rng(len(shape))
