@@ -6,13 +6,14 @@ host's; what the clock or a signal says to one, all are told.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from td3_brax.config import ConfigError
@@ -139,8 +140,24 @@ def _all(values: list[int]) -> list[list[int]]:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    rows: list[list[int]] = multihost_utils.process_allgather(np.array(values, np.uint32)).tolist()
+    with made_together():
+        rows: list[list[int]] = multihost_utils.process_allgather(np.array(values, np.uint32)).tolist()
     return rows
+
+
+@contextlib.contextmanager
+def made_together() -> Iterator[None]:
+    """Around reading what the hosts have made together.
+
+    Raises:
+        JaxRuntimeError: another is lost, also where NumPy takes that for a wrong value.
+    """
+    import jax
+
+    try:
+        yield
+    except ValueError as error:
+        raise jax.errors.JaxRuntimeError(str(error)) from error
 
 
 def lay(value: Any, sharding: Any) -> Any:
@@ -176,7 +193,9 @@ def whole(array: Any) -> Any:
     piece = _pieces(array.sharding, axis, length)
     for place in range(0, size, length):
         begin = min(place, size - length)
-        for i, part in enumerate(np.asarray(piece(array, np.int32(begin)).addressable_data(0))):
+        with made_together():
+            of_all = np.asarray(piece(array, np.int32(begin)).addressable_data(0))
+        for i, part in enumerate(of_all):
             at = i * size + begin
             out[(slice(None),) * axis + (slice(at, at + length),)] = part
     return out

@@ -183,7 +183,8 @@ class Program:
         """Advance by one chunk; what each member reports."""
         began = time.perf_counter()
         self.state, metrics = self.chunk(self.state)
-        metrics = jax.device_get(metrics)
+        with hosts.made_together():
+            metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began
         return [self._report(metrics, place, seconds) for place in range(len(self.configs))]
 
