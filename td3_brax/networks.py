@@ -14,18 +14,13 @@ import jax
 import jax.numpy as jnp
 
 from td3_brax.device import triton_gpus
-from td3_brax.shards import total
+from td3_brax.shards import TWINS, total
 from td3_brax.state import ObsStats, Params
 
 OBS_CLIP = 10.0
 MIN_DEVIATION = 1e-2
 WIDE = 48
 """Inputs and outputs from which a layer's product is made in ``compute_dtype``: smaller ones cost little."""
-
-
-UNROLLED = 2
-"""Critics with bfloat16 products that a CPU makes one by one: XLA's batched product uses a single core, and
-stacking what each makes takes longer than using it."""
 
 
 def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
@@ -41,7 +36,7 @@ def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.A
     def _(size: int, batched: list[bool], a: jax.Array, b: jax.Array) -> tuple[jax.Array, bool]:
         axes = tuple(0 if is_batched else None for is_batched in batched)
         at_once = jax.vmap(product, axes)
-        if size > UNROLLED:
+        if size > TWINS:
             return at_once(a, b), True
         if size == 1:
             a, b = (x[0] if is_batched else x for x, is_batched in zip((a, b), batched, strict=True))
@@ -291,13 +286,17 @@ def apply(network: nn.Module, params: Params, *inputs: jax.Array) -> jax.Array:
 
 
 def _by_xla(network: nn.Module, tree: Params, *inputs: jax.Array) -> jax.Array:
-    """``network`` with a tree, by XLA; on a CPU the critics one by one where that is sooner."""
+    """``network`` with a tree, by XLA; on a CPU bfloat16 twins one by one.
+
+    XLA's batched product of bfloat16 uses a single core there, and stacking what each makes takes longer
+    than using it.
+    """
 
     def together(tree: Params, *inputs: jax.Array) -> jax.Array:
         return cast(jax.Array, network.apply(tree, *inputs))
 
     narrow = isinstance(network, Critic) and network.compute_dtype == "bfloat16"
-    if not narrow or network.num_critics > UNROLLED:
+    if not narrow or network.num_critics > TWINS:
         return together(tree, *inputs)
     one, count = network.clone(num_critics=1), network.num_critics
 

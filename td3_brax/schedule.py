@@ -38,6 +38,11 @@ class Schedule:
         return sum(self.turns)
 
     @property
+    def updates_together(self) -> int:
+        """Updates that a block's first turn makes."""
+        return self.turns[0] * self.updates
+
+    @property
     def vector_steps(self) -> int:
         """Vector steps per chunk."""
         return self.groups * self.blocks * self.rounds * self.steps

@@ -21,7 +21,7 @@ from td3_brax.state import Member, Replay, TrainState
 
 AXIS = "shard"
 TWINS = 2
-"""First axes that are not longer are those of an ensemble."""
+"""Critics of an ensemble that a CPU takes one by one; first axes that are not longer are theirs."""
 Tree = TypeVar("Tree")
 
 ALIKE: Any = PartitionSpec()

@@ -41,8 +41,7 @@ def held(program: Callable[[Any], Any], state: list[Any]) -> Callable[[], Any]:
 def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
     """Calls by name: ``physics``, ``collect``, ``insert``, ``sample``, ``update``, ``chunk``."""
     loop = loops.build(config, task, side_by_side)
-    schedule = loop.schedule
-    count = schedule.turns[0] * schedule.updates
+    schedule, count = loop.schedule, loop.schedule.updates_together
     refill = of_state(loop, loop.refill, 1)
 
     start, chunk = loops.jit_init(loop, config), loops.jit_chunk(loop)
@@ -124,7 +123,7 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
 def work(config: Config, task: Task) -> dict[str, float]:
     """What a call of each part does: environment steps, or updates."""
     schedule = loops.build(config, task).schedule
-    updates = schedule.turns[0] * schedule.updates
+    updates = schedule.updates_together
     return {
         "physics": STEPS * config.num_envs,
         "collect": schedule.env_steps / schedule.groups,
