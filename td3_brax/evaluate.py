@@ -30,6 +30,8 @@ class Scores:
     """[E], of the discounted returns from there on."""
     states: jax.Array
     """[E] int32, how many there were."""
+    broken: jax.Array
+    """[E] bool: it ended where physics, an observation or a reward broke, so that its return is none."""
 
 
 def greedy_returns(
@@ -42,8 +44,9 @@ def greedy_returns(
 ) -> Scores:
     """Play whole episodes without noise, each from its own newly drawn initial state.
 
-    An episode ends when the task terminates it, at the time limit, or where physics break (what was
-    earned before that counts). The loop ends with the last episode.
+    An episode ends when the task terminates it, at the time limit, or where something in it breaks, which
+    may be its initial state (:func:`td3_brax.envs.vector.all_finite`); sums are up to there. The loop ends
+    with the last episode.
 
     Args:
         keys: [E]
@@ -54,12 +57,13 @@ def greedy_returns(
     episodes = keys.shape[0]
     state, obs = jax.vmap(task.reset)(keys)
     nothing, none = jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
+    begins = all_finite((state, obs))
     start = (
         jnp.int32(0),
         state,
         obs,
-        jnp.ones(episodes, bool),
-        Scores(nothing, none, nothing, nothing, none),
+        begins,
+        Scores(nothing, none, nothing, nothing, none, ~begins),
         nothing,
     )
 
@@ -84,6 +88,7 @@ def greedy_returns(
             value_sum=scores.value_sum + jnp.where(early, says, 0),
             later_sum=scores.later_sum + weight * reward,
             states=scores.states + early,
+            broken=scores.broken | (alive & ~finite),
         )
         state, obs = select(counts, (out.state, out.obs), (state, obs))
         return t + 1, state, obs, counts & ~out.terminated, scores, weight

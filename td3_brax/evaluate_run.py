@@ -32,10 +32,12 @@ def load(run: str, which: str) -> tuple[Config, Policy]:
 def on_device(
     run: str, config: Config, policy: Policy, episodes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths [episodes] of the ``policy`` of ``run`` on its task, as training has it.
+    """Returns and lengths of the ``policy`` of ``run`` on its task, as training has it.
+
+    They are of ``episodes``, less those in which something broke.
 
     Raises:
-        PolicyError: its sizes are not the task's.
+        PolicyError: its sizes are not the task's, or something broke in all.
     """
     prepare_jax(config.deterministic, config.devices)
     import jax
@@ -49,15 +51,19 @@ def on_device(
     if (task.obs_size,) != policy.obs_mean.shape or (task.action_size,) != policy.action_low.shape:
         raise PolicyError(f"{run}: its policy's sizes are not those of {config.env}")
 
-    def play(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def play(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scores = greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
-        return scores.returns, scores.lengths
+        return scores.returns, scores.lengths, scores.broken
 
     devices = min(config.devices, len(jax.devices()))
     keys = jax.random.split(jax.random.key(seed), -(-episodes // devices) * devices)
     score = shards.jit(play, devices, (shards.SPLIT,), shards.SPLIT)
-    returns, lengths = (x[:episodes] for x in jax.device_get(score(keys)))
-    return returns, lengths
+    returns, lengths, broken = (x[:episodes] for x in jax.device_get(score(keys)))
+    if broken.all():
+        raise PolicyError(f"{run}: none of {episodes} episodes is whole: physics or rewards broke in each")
+    if broken.any():
+        print(f"warning: {broken.sum()} of {episodes} episodes broke (physics or rewards) and are left out")
+    return returns[~broken], lengths[~broken]
 
 
 def summary(returns: np.ndarray, lengths: np.ndarray) -> str:

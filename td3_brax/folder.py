@@ -135,8 +135,15 @@ class Outcome:
     chunk: int = 0
     return_mean: float = math.nan
     return_std: float = math.nan
+    broken: int = 0
+    """Episodes of that evaluation that broke: the return is the others'."""
     best: float = -math.inf
     best_env_steps: int = 0
+    best_broken: int = 0
+    broken_steps: int = 0
+    """Environment steps that broke while training."""
+    waited_steps: int = 0
+    """Steps that no environment made, for want of an initial state."""
     wall_s: float = 0.0
     """Since the command, that of the processes before this one included."""
 

@@ -74,24 +74,32 @@ class Policy:
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write ``policy`` to ``path`` (.npz, no pickle), replacing it whole or not at all."""
+    """Write ``policy`` to ``path`` (.npz, no pickle), replacing it whole or not at all.
+
+    Raises:
+        PolicyError: it could not be loaded again.
+    """
     arrays = {f"weight_{i}": w for i, w in enumerate(policy.weights)}
     arrays |= {f"bias_{i}": b for i, b in enumerate(policy.biases)}
     head = {"format": FORMAT, "env": policy.env, "layers": len(policy.weights), "meta": dict(policy.meta)}
     partial = path.with_suffix(f".{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            head=np.array(json.dumps(head)),
-            obs_mean=policy.obs_mean,
-            obs_deviation=policy.obs_deviation,
-            obs_clip=np.float32(policy.obs_clip),
-            action_low=policy.action_low,
-            action_high=policy.action_high,
-            **arrays,
-        )
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                allow_pickle=False,
+                head=np.array(json.dumps(head)),
+                obs_mean=policy.obs_mean,
+                obs_deviation=policy.obs_deviation,
+                obs_clip=np.float32(policy.obs_clip),
+                action_low=policy.action_low,
+                action_high=policy.action_high,
+                **arrays,
+            )
+        load_policy(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load_policy(run: str | os.PathLike[str], which: str = "best") -> Policy:

@@ -223,14 +223,18 @@ class Program:
 
     def _scored(self, scored: Scores, place: int, seconds: float) -> Report:
         own = jax.tree.map(lambda x: x[place, : self.config.eval_episodes], scored)
+        broken = int(own.broken.sum())
+        own = jax.tree.map(lambda x: x[~own.broken], own)
+        whole = own.returns.size > 0
         limit, states = self.config.time_limit, own.states.sum()
         # What the time limit cuts off of a discounted return has this weight, or less.
         cut = self.configs[place].gamma ** (limit - limit // 2)
         compared = states > 0 and cut < MOST_CUT
         return {
-            "eval/return_mean": float(own.returns.mean()),
-            "eval/return_std": float(own.returns.std()),
-            "eval/length_mean": float(own.lengths.mean()),
+            "eval/return_mean": float(own.returns.mean()) if whole else None,
+            "eval/return_std": float(own.returns.std()) if whole else None,
+            "eval/length_mean": float(own.lengths.mean()) if whole else None,
+            "eval/broken": broken,
             "eval/q_mean": float(own.value_sum.sum() / states) if compared else None,
             "eval/q_true": float(own.later_sum.sum() / states) if compared else None,
             "time/eval_s": seconds,

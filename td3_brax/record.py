@@ -14,7 +14,7 @@ from typing import Any
 from td3_brax.config import Config
 from td3_brax.device import machine
 from td3_brax.folder import Outcome, write_whole
-from td3_brax.policy import Policy, save_policy
+from td3_brax.policy import Policy, PolicyError, load_policy, save_policy
 from td3_brax.schedule import make_schedule
 from td3_brax.tracking import JsonLines, Report
 from td3_brax.wandb_run import WandbRun
@@ -72,25 +72,63 @@ class Record:
 
     def advance(self, report: Report) -> None:
         """Count the chunk that reported this."""
-        self.outcome.env_steps, self.outcome.chunk = report["env_steps"], self.outcome.chunk + 1
+        state = self.outcome
+        before, state.env_steps, state.chunk = state.env_steps, report["env_steps"], state.chunk + 1
+        broken, waited = report["env/quarantined"], report["env/waited"]
+        if broken and not state.broken_steps:
+            made = state.env_steps - before - waited
+            self.line(
+                f"warning: {self.out}: {broken:,} of {made:,} steps broke (physics, an observation or a "
+                "reward that is not finite, or beyond 1e10); they are left out, their environments begin anew"
+            )
+        state.broken_steps += broken
+        state.waited_steps += waited
 
     def evaluated(self, scored: Report, policy: Callable[[Mapping[str, Any]], Policy]) -> Report:
-        """Note an evaluation of the present policy; save it as the last one, and as the best if it is."""
-        state = self.outcome
-        state.return_mean, state.return_std = scored["eval/return_mean"], scored["eval/return_std"]
+        """Note an evaluation of the present policy; save it as the last one, and as the best if it is.
+
+        Better is, of which fewer episodes break; then, whose others return more.
+        """
+        state, none = self.outcome, scored["eval/return_mean"] is None
+        state.return_mean = math.nan if none else scored["eval/return_mean"]
+        state.return_std = math.nan if none else scored["eval/return_std"]
+        before, state.broken = state.broken, scored["eval/broken"]
+        if state.broken and not before:
+            self.line(
+                f"warning: {self.out}: {state.broken} of {self.config.eval_episodes} greedy episodes broke; "
+                f"{'no return is left' if none else 'the return is that of the others'}"
+            )
         names = ["policy_last.npz"]
-        if state.return_mean > state.best:
+        first = math.isinf(state.best)
+        if not none and (first or (-state.broken, state.return_mean) > (-state.best_broken, state.best)):
             state.best, state.best_env_steps = state.return_mean, state.env_steps
+            state.best_broken = state.broken
             names.append("policy_best.npz")
         if state.env_steps >= EARLY * self.schedule.total_env_steps and not (self.out / POLICIES[0]).exists():
             names.append(POLICIES[0])
-        made = policy({"env_steps": state.env_steps, "return_mean": state.return_mean})
+        made = policy({"env_steps": state.env_steps, "return_mean": scored["eval/return_mean"]})
         for name in names:
             try:
                 save_policy(made, self.out / name)
             except OSError as error:
                 self.line(f"warning: {self.out / name}: {error.strerror}; not saved")
-        return scored | {"eval/return_best": state.best}
+            except PolicyError as error:
+                self.line(f"warning: {error}; not saved")
+        return scored | {"eval/return_best": None if math.isinf(state.best) else state.best}
+
+    def lacks(self) -> str:
+        """What of a run that has just been evaluated is not as it should be, read back; or nothing."""
+        state = self.outcome
+        if math.isnan(state.return_mean):
+            return f"all {self.config.eval_episodes} greedy episodes broke: {self.out} has no return"
+        for name, env_steps in ((POLICIES[-1], state.env_steps), (POLICIES[1], state.best_env_steps)):
+            try:
+                held = load_policy(self.out / name).meta["env_steps"]
+            except PolicyError as error:
+                return str(error)
+            if held != env_steps:
+                return f"{self.out / name} is of {held:,} steps, not of {env_steps:,}"
+        return ""
 
     def track(self, report: Report) -> None:
         """Send one report to W&B, if there is a run there."""

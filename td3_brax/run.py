@@ -13,7 +13,7 @@ from td3_brax.config import Config, ConfigError
 from td3_brax.folder import Start
 from td3_brax.record import POLICIES, Record
 from td3_brax.schedule import make_schedule
-from td3_brax.signals import DIVERGED, INTERRUPTED, PREEMPTED, TERMINATED, Signals
+from td3_brax.signals import DIVERGED, FAILED, INTERRUPTED, PREEMPTED, TERMINATED, Signals
 from td3_brax.tracking import Display, Report, duration, one_line
 from td3_brax.wandb_run import WandbRun
 
@@ -105,7 +105,9 @@ class Run:
         if code == 0:
             self.checkpoints.prune(1)
         self.record.log.close()
-        self._close(code)
+        lacks = "" if code in (PREEMPTED, DIVERGED) else self.record.lacks()
+        self._close(code, lacks)
+        code = code or FAILED * bool(lacks)
         times = self.phases | {"compile": self.program.compile_s}
         times |= {"train": self._trained_s, "eval": self._evaluated_s}
         summary: Report = {f"time/{part}_s": seconds for part, seconds in times.items()}
@@ -224,8 +226,8 @@ class Run:
             why = one_line(error)
             self.display.line(f"warning: the checkpoint could not be written ({why}); the one before stays")
 
-    def _close(self, code: int) -> None:
-        """The curve, and the closing line: what was reached, in how long, and what to do next."""
+    def _close(self, code: int, lacks: str) -> None:
+        """The curve, and the closing line: what was reached, in how long, what is not there, what is next."""
         if not hosts.first():
             return
         config, out, state, line = self.config, self.out, self.record.outcome, self.display.line
@@ -234,17 +236,25 @@ class Run:
             line(f"saved at {state.env_steps:,} steps in {out}; go on with: {again}")
             return
         self.record.draw()
+        if state.broken_steps:
+            made = state.env_steps - state.waited_steps
+            line(f"warning: {state.broken_steps:,} of {made:,} steps broke while training, and were left out")
         if math.isnan(state.return_mean):
-            line(f"nothing was learnt yet; the log is in {out}")
+            line(f"failed: {lacks}" if lacks else f"nothing was learnt yet; the log is in {out}")
             return
-        word = {0: "done", INTERRUPTED: "stopped early", DIVERGED: "diverged"}.get(code, "stopped early")
+        word = {0: "ended" if lacks else "done", DIVERGED: "diverged"}.get(code, "stopped early")
         goes_on = code == INTERRUPTED and config.checkpoint_every_min
         line(
             f"{word}: greedy return {state.return_mean:,.0f} +- {state.return_std:,.0f} over "
-            f"{config.eval_episodes} episodes after {state.env_steps:,} steps (best {state.best:,.0f} at "
-            f"{state.best_env_steps:,}) in {duration(state.wall_s)}, of which compiling "
-            f"{duration(self.program.compile_s)}.\nsaved in {out}: policy_best.npz, policy_last.npz, "
-            f"curve.png, metrics.jsonl. Next: {again if goes_on else f'td3-brax eval {out}'}"
+            f"{config.eval_episodes - state.broken} episodes after {state.env_steps:,} steps (best "
+            f"{state.best:,.0f} at {state.best_env_steps:,}) in {duration(state.wall_s)}, of which compiling "
+            f"{duration(self.program.compile_s)}."
+        )
+        line(
+            f"failed: {lacks}"
+            if lacks
+            else f"saved in {out}: policy_best.npz, policy_last.npz, curve.png, metrics.jsonl. "
+            f"Next: {again if goes_on else f'td3-brax eval {out}'}"
         )
 
 

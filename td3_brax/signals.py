@@ -17,6 +17,8 @@ PREEMPTED = 75
 TERMINATED = 143
 """SIGTERM, of a run without checkpoints."""
 DIVERGED = 1
+FAILED = 1
+"""The run is at its end, but what it should leave is not there or can't be read."""
 
 
 def _say(text: str) -> None:

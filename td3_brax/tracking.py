@@ -172,17 +172,20 @@ class Display:
         evaluated = "eval/return_mean" in report
         if evaluated:
             self._last = report["eval/return_mean"]
-            self._best = max(self._best, self._last or -math.inf)
+            best = report["eval/return_best"]
+            self._best = -math.inf if best is None else best
         score = "" if self._last is None else f", return {self._last:,.0f} (best {self._best:,.0f})"
         if self._bar:
             text = f"{steps:,}/{self._total:,} steps, {speed}, {left} left{score}"
             self._bar.show(min(steps, self._total), text)
         if evaluated:
-            self.line(
-                f"{steps:>11,} steps  {duration(report['wall_s']):>12}  greedy return "
-                f"{report['eval/return_mean']:,.0f} +- {report['eval/return_std']:,.0f}, "
-                f"length {report['eval/length_mean']:,.0f}  ({speed}, {left} left)"
-            )
+            said = "no greedy return"
+            if self._last is not None:
+                said = (
+                    f"greedy return {self._last:,.0f} +- {report['eval/return_std']:,.0f}, "
+                    f"length {report['eval/length_mean']:,.0f}"
+                )
+            self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}  {said}  ({speed}, {left} left)")
             outside = report.get("q/target_outside") or 0
             if outside > MOST_OUTSIDE:
                 self.line(

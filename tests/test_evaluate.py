@@ -72,6 +72,7 @@ def test_what_breaks_counts_up_to_there(keys):
     scores = greedy_returns(task, policy, keys, LIMIT, value, GAMMA)
     broken = 0.1 * births > 0.05
     assert broken.any()
+    np.testing.assert_array_equal(scores.broken, broken)
     for name in ("returns", "lengths", "value_sum", "later_sum", "states"):
         column = np.asarray(getattr(scores, name))
         assert np.isfinite(column).all()

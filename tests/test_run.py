@@ -73,6 +73,7 @@ EVALUATED = {
     "eval/return_std",
     "eval/length_mean",
     "eval/return_best",
+    "eval/broken",
     "eval/q_mean",
     "eval/q_true",
     "time/eval_s",

@@ -26,7 +26,10 @@ RUNAWAY = 1e10
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """[N] whether no float of an environment is infinite, NaN or runaway, for a tree with leaves [N, ...]."""
+    """[N] whether no float of an environment is infinite, NaN or runaway, for a tree with leaves [N, ...].
+
+    What is not is called broken, everywhere.
+    """
     finite = [
         (jnp.abs(leaf) < RUNAWAY).reshape(leaf.shape[0], -1).all(axis=1)
         for leaf in jax.tree.leaves(tree)
@@ -44,7 +47,8 @@ class VectorEnv:
     ``waited``. So no initial state is used twice, and a step needs no scatter and no branch.
 
     An environment whose state, observation or reward is not finite, or runaway, is quarantined: its row
-    is zeros with a valid flag of 0, it takes a fresh state, and it is counted.
+    is zeros with a valid flag of 0, it takes a fresh state, and it is counted. An initial state that is
+    drawn so is never used: who needs it waits for the next refill.
     """
 
     def __init__(self, task: Task, num_envs: int, time_limit: int, spread_phases: bool = False) -> None:
@@ -79,14 +83,16 @@ class VectorEnv:
     def refill(self, state: EnvState, key: jax.Array) -> EnvState:
         """Draw an initial state for every environment; those that wait take theirs now."""
         fresh_task, fresh_obs = jax.vmap(self.task.reset)(jax.random.split(key, self.num_envs))
+        finite = all_finite((fresh_task, fresh_obs))
+        takes = state.waiting & finite
         return replace(
             state,
-            task=select(state.waiting, fresh_task, state.task),
-            obs=select(state.waiting, fresh_obs, state.obs),
-            waiting=jnp.zeros_like(state.waiting),
+            task=select(takes, fresh_task, state.task),
+            obs=select(takes, fresh_obs, state.obs),
+            waiting=state.waiting & ~finite,
             fresh_task=fresh_task,
             fresh_obs=fresh_obs,
-            fresh=~state.waiting,
+            fresh=finite & ~state.waiting,
         )
 
     def step(self, state: EnvState, action: jax.Array) -> tuple[EnvState, Transition, EpisodeStats]:

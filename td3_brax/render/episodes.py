@@ -69,7 +69,7 @@ def play(
             state, obs = select(counts, (out.state, out.obs), (state, obs))
             return (state, obs, counts & ~out.terminated), (qpos, out.reward, counts)
 
-        played = jax.lax.scan(step, (state, obs, jnp.ones(count, bool)), length=steps)[1]
+        played = jax.lax.scan(step, (state, obs, all_finite((state, obs))), length=steps)[1]
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), played)
 
     parts = [(p.weights, p.biases, p.obs_mean, p.obs_deviation) for p in policies]

@@ -32,7 +32,7 @@ def save_curve(metrics: Path, out: Path, env: str, title: str) -> None:
         linewidth=1,
         label="while exploring",
     )
-    evaluated = [r for r in reports if "eval/return_mean" in r]
+    evaluated = [r for r in reports if r.get("eval/return_mean") is not None]
     steps = [r["env_steps"] for r in evaluated]
     mean = [r["eval/return_mean"] for r in evaluated]
     std = [r["eval/return_std"] for r in evaluated]

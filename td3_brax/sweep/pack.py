@@ -20,7 +20,7 @@ from td3_brax.checkpoint import Checkpoints
 from td3_brax.config import Config, show
 from td3_brax.record import POLICIES, Record
 from td3_brax.run import versions
-from td3_brax.signals import DIVERGED, PREEMPTED, Signals
+from td3_brax.signals import DIVERGED, FAILED, PREEMPTED, Signals
 from td3_brax.sweep import journal
 from td3_brax.sweep.file import Sweep
 from td3_brax.sweep.journal import End, Journal, Saved, Seat
@@ -322,6 +322,9 @@ class Pack:
         """Close what is a member's own; the others go on meanwhile."""
         record, program = member.record, self.program
         assert program is not None
+        if not code and (lacks := record.lacks()):
+            self.line(f"{member.job.number:03d} failed: {lacks}")
+            end, code = "failed", FAILED
         record.log.close()
         record.draw()
         times = {"compile": program.compile_s, "train": member.trained_s, "eval": member.evaluated_s}
@@ -342,14 +345,17 @@ class Pack:
 
     def _say(self, reports: Sequence[Report]) -> None:
         """One line for an evaluation of several members."""
-        returns = [report["eval/return_mean"] for report in reports]
+        returns = [r["eval/return_mean"] for r in reports if r["eval/return_mean"] is not None]
         steps = max(report["env_steps"] for report in reports)
         rate = sum(report["time/env_steps_per_s"] for report in reports)
-        self.line(
-            f"{steps:>11,} steps  {duration(max(r['wall_s'] for r in reports)):>12}  greedy returns of "
-            f"{len(reports)} members: {min(returns):,.0f} to {max(returns):,.0f}, median "
-            f"{statistics.median(returns):,.0f}  ({rate:,.0f} steps/s in all)"
-        )
+        said = f"no greedy return of {len(reports)} members"
+        if returns:
+            said = (
+                f"greedy returns of {len(returns)} members: {min(returns):,.0f} to {max(returns):,.0f}, "
+                f"median {statistics.median(returns):,.0f}"
+            )
+        wall = duration(max(report["wall_s"] for report in reports))
+        self.line(f"{steps:>11,} steps  {wall:>12}  {said}  ({rate:,.0f} steps/s in all)")
 
 
 def places(runs: int, most: int, devices: int) -> int:
