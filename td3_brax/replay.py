@@ -62,6 +62,19 @@ def add(replay: Replay, transition: Transition) -> Replay:
     )
 
 
+def draw(keys: jax.Array, shape: tuple[int, ...], below: jax.Array) -> jax.Array:
+    """Return whole numbers [M, *shape] from 0 to ``below`` - 1, as int32, for ``keys`` [M].
+
+    They come from 32 random bits, so no number is more likely than another by more than ``below`` / 2^32. A
+    uniform float32 has 23 bits: with 17 million rows half of them would never be drawn.
+
+    Args:
+        below: int32, broadcasts to [M, *shape].
+    """
+    bits = jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(keys)
+    return (bits % below.astype(jnp.uint32)).astype(jnp.int32)
+
+
 def sample(
     replay: Replay,
     keys: jax.Array,
@@ -98,9 +111,8 @@ def sample(
         own = member.reshape((num_members,) + (1,) * (age.ndim - 1))
         return (replay.position - 1 - age) % capacity * num_members + own
 
-    draws = jax.vmap(lambda key: jax.random.uniform(key, (TRIES, count)))(keys)
     held = jnp.maximum(replay.size[:, None, None] - unseen, 1)
-    ages = unseen + jnp.minimum((draws * held).astype(jnp.int32), held - 1)
+    ages = unseen + draw(keys, (TRIES, count), held)
     valid = flat[read(ages), size - 1] > 0
     age = jnp.take_along_axis(ages, jnp.argmax(valid, axis=1, keepdims=True), axis=1)[:, 0]
     found = valid.any(axis=1)

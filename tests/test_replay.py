@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -134,3 +135,14 @@ def test_insertion_writes_one_slice_in_place():
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 100_000
     assert memory.alias_size_in_bytes >= ring.rows.size * 4
+
+
+@pytest.mark.parametrize("below", [4_000_000, 20_000_000])
+def test_large_rings_are_drawn_from_uniformly(below):
+    """Floats of 23 bits draw some of 4 million rows 3 times for others' 2, and 11 of 20 million never."""
+    draws = replay.draw(jax.random.split(jax.random.key(0), 1), (1 << 22,), jnp.int32(below))
+    counts = np.bincount(np.asarray(draws[0]), minlength=below)
+    expected = draws.size / below
+    chi_squared = ((counts - expected) ** 2 / expected).sum()
+    assert len(counts) == below
+    assert abs(chi_squared / below - 1) < 5 * np.sqrt(2 / below)
