@@ -17,7 +17,7 @@ def explore(
 
     Args:
         env_steps: [], of the run so far.
-        place: [N], of each environment among all of the run's, from 0 to 1.
+        place: [N], of each environment among all of the run's, between 0 and 1; a single one is at 0.5.
     """
     noise_key, uniform_key = jax.random.split(key)
     sigma = hyper.exploration_noise + hyper.exploration_noise_spread * place[:, None]

@@ -1,14 +1,14 @@
 """TD3 (Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477, Algorithm 1), for one member.
 
 The fifteen steps of the algorithm are numbered here and in ``replay.py``:
- 1 replay memory            (replay.init)        9 the target r + gamma min  (critic_step)
+ 1 replay memory            (replay.init)        9 the target r + gamma min  (targets)
  2 actor and its target     (init)              10 both critics' Q(s, a)     (critic_step)
  3 critics and their targets(init)              11 the critic loss           (critic_step)
  4 sample a batch           (replay.sample)     12 Adam step on the critics  (critic_step)
- 5 the target's action      (next_values)       13 Adam ascent of the actor  (actor_step)
- 6 clipped noise on it      (next_values)       14 Polyak: actor target      (actor_step)
- 7 both targets' Q(s', a')  (next_values)       15 Polyak: critic targets    (actor_step)
- 8 their minimum            (critic_step)
+ 5 the target's action      (targets)           13 Adam ascent of the actor  (actor_step)
+ 6 clipped noise on it      (targets)           14 Polyak: actor target      (actor_step)
+ 7 both targets' Q(s', a')  (targets)           15 Polyak: critic targets    (actor_step)
+ 8 their minimum            (targets)
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ import optax
 
 from td3_brax import values
 from td3_brax.networks import Critic, apply, apply_first, pack
-from td3_brax.shards import mean
-from td3_brax.state import Batch, Hyper, Learner, Params, UpdateStats
+from td3_brax.shards import mean, most
+from td3_brax.state import Batch, Hyper, Learner, Params, UpdateStats, ValueScale
 
+RECENT = 8
+"""The average of actors reaches back over a ninth of their updates, until ``eval_tau`` is shorter."""
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
@@ -38,6 +40,15 @@ def adam_step(params: Params, opt: Any, grads: Params, lr: jax.Array) -> tuple[P
 def all_finite(tree: Any) -> jax.Array:
     """[] whether every element is finite."""
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
+
+
+def averaging_step(tau: jax.Array, count: jax.Array) -> jax.Array:
+    """Return the step [] of an average that has taken in ``count`` [] values, the newest among them.
+
+    It is ``tau`` in the end. Before, it is larger, so that no weight is left on where the average began, and
+    little on the first values (Shamir, Zhang 2013, section 4, with eta = RECENT).
+    """
+    return jnp.maximum(tau, (RECENT + 1) / (count + RECENT).astype(tau.dtype))
 
 
 def polyak(target: Params, params: Params, tau: jax.Array) -> Params:
@@ -77,70 +88,76 @@ class TD3:
             critic_target=jax.tree.map(jnp.copy, critic),
             actor_opt=ADAM.init(actor),
             critic_opt=ADAM.init(critic),
-            value_range=jnp.array([-1.0, 1.0]),
+            value_scale=ValueScale(jnp.zeros(()), jnp.zeros(())),
+            value_scale_target=ValueScale(jnp.zeros(()), jnp.zeros(())),
         )
 
-    def next_values(self, learner: Learner, hyper: Hyper, next_obs: jax.Array, noise: jax.Array) -> jax.Array:
-        """Steps 5 to 7: the critic targets' outputs [num_critics, B, K] for ``next_obs`` [B, O].
+    def targets(self, learner: Learner, hyper: Hyper, batch: Batch, noise: jax.Array) -> jax.Array:
+        """Steps 5 to 9: what the critics should say of the batch [B, ...], as [B].
 
-        The targets stand still between two updates of the actor, so one call serves all batches in between.
+        The target networks stand still between two updates of the actor, so one call serves all batches in
+        between.
 
         Args:
             noise: [B, A], standard normal.
         """
         # 5. From s' the actor target plays a'.
-        next_action = apply(self.actor, learner.actor_target, next_obs)
+        next_action = apply(self.actor, learner.actor_target, batch.next_obs)
         # 6. Clipped Gaussian noise on a', clipped to the action range.
         clip = hyper.target_noise_clip
         next_action = jnp.clip(next_action + jnp.clip(noise * hyper.target_noise, -clip, clip), -1, 1)
         # 7. Both critic targets give Q(s', a').
-        return apply(self.critic, learner.critic_target, next_obs, next_action)
-
-    def critic_step(
-        self, learner: Learner, hyper: Hyper, batch: Batch, next_out: jax.Array
-    ) -> tuple[Learner, jax.Array]:
-        """Steps 8 to 12, on a batch [B, ...] with the targets' outputs ``next_out`` [num_critics, B, K].
-
-        Returns:
-            the learner, and statistics [2 num_critics + 2]: each critic's loss, the mean Q of each, the mean
-            target, and the share of targets out of range.
-        """
-        value_range = learner.value_range
+        next_out = apply(self.critic, learner.critic_target, batch.next_obs, next_action)
         # 8. Their minimum.
-        next_value = jnp.min(values.value(next_out, value_range), axis=0)
+        next_value = jnp.min(values.value(next_out, learner.value_scale_target), axis=0)
         # 9. The target, without bootstrap after a termination (the paper's batches have one step).
         target = batch.reward + hyper.gamma**batch.steps * (1 - batch.terminated) * next_value
         if target.shape != batch.reward.shape:
             raise ValueError(f"target {target.shape} for rewards {batch.reward.shape}")
+        return target
+
+    def critic_step(
+        self, learner: Learner, hyper: Hyper, batch: Batch, target: jax.Array
+    ) -> tuple[Learner, jax.Array]:
+        """Steps 10 to 12, on a batch [B, ...] with its targets [B].
+
+        Returns:
+            the learner, and statistics [2 num_critics + 1]: each critic's loss, the mean Q of each, and the
+            mean target.
+        """
+        scale = learner.value_scale
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             # 10. Both critics give Q(s, a).
             out = apply(self.critic, params, batch.obs, batch.action)
             # 11. The sum of two mean squared errors.
-            errors = values.loss(out, target, value_range)
-            return errors.mean(axis=1).sum(), (errors, values.value(out, value_range))
+            errors = values.loss(out, target, scale)
+            return errors.mean(axis=1).sum(), (errors, values.value(out, scale))
 
         grads, (errors, q) = jax.grad(loss, has_aux=True)(learner.critic)
-        grads, seen = mean((grads, values.extremes(target)), self.shards)
+        if self.critic.num_atoms > 1:
+            distance = values.distance(target, scale)
+            moments = distance.mean(), jnp.square(distance).mean()
+            grads, moments = mean((grads, moments), self.shards)
+            learner = replace(learner, value_scale=values.follow(scale, *moments))
+        else:
+            grads = mean(grads, self.shards)
         # 12. One Adam step on the critics.
         critic, critic_opt = adam_step(learner.critic, learner.critic_opt, grads, hyper.critic_lr)
         learner = replace(learner, critic=critic, critic_opt=critic_opt)
-        if self.critic.num_atoms > 1:
-            learner = replace(learner, value_range=values.follow(value_range, seen))
         # One mean of all: an operation of a GPU, where each by itself would be one or two.
-        of_targets = jnp.stack([target, values.outside(target, value_range)])
-        return learner, jnp.concatenate([errors, q, of_targets]).mean(axis=1)
+        return learner, jnp.concatenate([errors, q, target[None]]).mean(axis=1)
 
     def actor_step(self, learner: Learner, hyper: Hyper, batch: Batch) -> tuple[Learner, jax.Array]:
         """Steps 13 to 15. Returns the learner, and [] the actor loss."""
 
-        def loss(params: Params) -> jax.Array:
+        def loss(params: Params) -> tuple[jax.Array, jax.Array]:
             action = apply(self.actor, params, batch.obs)
             out = apply_first(self.critic, learner.critic, batch.obs, action)
-            return -jnp.mean(values.value(out, learner.value_range))
+            return -jnp.mean(values.normal(out)), -jnp.mean(values.value(out, learner.value_scale))
 
         # 13. Every second update, one Adam ascent step of the actor on the first critic.
-        actor_loss, grads = jax.value_and_grad(loss)(learner.actor)
+        grads, actor_loss = jax.grad(loss, has_aux=True)(learner.actor)
         grads = mean(grads, self.shards)
         actor, actor_opt = adam_step(learner.actor, learner.actor_opt, grads, hyper.actor_lr)
         return replace(
@@ -151,8 +168,9 @@ class TD3:
             actor_target=polyak(learner.actor_target, actor, hyper.tau),
             # 15. and of both critic targets.
             critic_target=polyak(learner.critic_target, learner.critic, hyper.tau),
+            value_scale_target=polyak(learner.value_scale_target, learner.value_scale, hyper.tau),
             # Beyond the paper, where eval_tau is 1: the average of the actor's steps (Polyak, Juditsky 1992).
-            actor_eval=polyak(learner.actor_eval, actor, hyper.eval_tau),
+            actor_eval=polyak(learner.actor_eval, actor, averaging_step(hyper.eval_tau, actor_opt.count)),
         ), actor_loss
 
     def update_block(
@@ -176,19 +194,23 @@ class TD3:
             active: [] bool; where false the learner stays as it is.
             done: updates since the last one of the actor.
         Returns:
-            the learner, and sums of the statistics over the updates.
+            the learner, and sums of the statistics over the updates that were made.
         """
         delay, total = self.policy_delay, noise.shape[0]
 
         def updates(learner: Learner, xs: Any, done: int) -> tuple[Learner, jax.Array]:
             # Statistics are one array, whose sum is one operation of a GPU.
-            of_critics, of_actor = jnp.zeros(2 * self.critic.num_critics + 2), jnp.zeros(())
+            of_critics, of_actor = jnp.zeros(2 * self.critic.num_critics + 1), jnp.zeros(())
             batches, noise = xs
-            every = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batches.next_obs, noise))
-            next_out = jnp.split(self.next_values(learner, hyper, *every), noise.shape[0], axis=1)
-            for i, out in enumerate(next_out):
+            every = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (batches, noise))
+            target = self.targets(learner, hyper, *every).reshape(batches.reward.shape)
+            if self.critic.num_atoms > 1:
+                below, above = most(jnp.stack([-target.ravel(), target.ravel()]).max(axis=1), self.shards)
+                scale = values.widen(learner.value_scale, -below, above)
+                learner = replace(learner, value_scale=scale)
+            for i in range(noise.shape[0]):
                 batch = jax.tree.map(lambda x, i=i: x[i], batches)
-                learner, stats = self.critic_step(learner, hyper, batch, out)
+                learner, stats = self.critic_step(learner, hyper, batch, target[i])
                 of_critics += stats
                 if (done + i + 1) % delay == 0:
                     learner, actor_loss = self.actor_step(learner, hyper, batch)
@@ -215,14 +237,16 @@ class TD3:
         count = self.critic.num_critics
         every = sum(sums[1:], start=sums[0])
         fine = all_finite((learner.critic_opt.nu, learner.actor_opt.nu))
-        learner = jax.tree.map(lambda new, old: jnp.where(active & fine, new, old), learner, before)
-        losses, q_means, others = jnp.split(jnp.where(fine, every, 0), [count, 2 * count])
-        target, outside, actor_loss = others
+        made = active & fine
+        learner = jax.tree.map(lambda new, old: jnp.where(made, new, old), learner, before)
+        losses, q_means, others = jnp.split(jnp.where(made, every, 0), [count, 2 * count])
+        target, actor_loss = others
         return learner, UpdateStats(
+            made=jnp.where(made, total, 0),
+            actor_made=jnp.where(made, (done + total) // delay - done // delay, 0),
             critic_loss=losses.sum(),
             actor_loss=actor_loss,
             q_mean=q_means.mean(),
             target_q_mean=target,
-            target_q_outside=outside,
             skipped=jnp.where(active & ~fine, total, 0),
         )

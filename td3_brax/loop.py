@@ -141,7 +141,7 @@ class Loop:
         """One vector step of every member, and its transitions into the replay."""
 
         num_envs, everywhere = self.env.num_envs, self.schedule.num_envs
-        place = (index(self.shards) * num_envs + jnp.arange(num_envs)) / max(everywhere - 1, 1)
+        place = (index(self.shards) * num_envs + jnp.arange(num_envs) + 0.5) / everywhere
 
         def member(m: Member) -> tuple[Member, Transition, EpisodeStats]:
             key, step_key = jax.random.split(m.key)
@@ -207,8 +207,7 @@ class Loop:
             share = 1 - m.hyper.lr_decay * jnp.minimum(m.env_steps / m.hyper.total_env_steps, 1)
             hyper = replace(m.hyper, actor_lr=m.hyper.actor_lr * share, critic_lr=m.hyper.critic_lr * share)
             learner, stats = self.td3.update_block(m.learner, hyper, batches, noise, active, done)
-            updates = jnp.where(active, m.updates + count, m.updates)
-            return replace(m, learner=learner, updates=updates, key=key), stats
+            return replace(m, learner=learner, updates=m.updates + stats.made, key=key), stats
 
         update = self.over_members(member, state.num_members)
         members, stats = update(state.members, batches, noise_keys, keys)
@@ -226,7 +225,7 @@ class Loop:
         def value(obs: jax.Array, action: jax.Array) -> jax.Array:
             seen = normalize(m.obs_stats, obs) if self.normalize_obs else obs
             out = apply_first(self.td3.critic, m.learner.critic, seen, action)
-            return values.value(out, m.learner.value_range)
+            return values.value(out, m.learner.value_scale)
 
         return value
 
@@ -249,13 +248,30 @@ class Loop:
             return state, (added(*collected), added(*learned))
 
         state, (episodes, sums) = repeat(lambda x: repeat(block, self.refill(x), s.blocks), state, s.groups)
-        stats = jax.tree.map(lambda x: x / s.total_updates, sums)
-        stats = mean(replace(stats, actor_loss=stats.actor_loss * self.td3.policy_delay), self.shards)
+        stats = self.means(sums)
         return state, Metrics(
             env_steps=jnp.copy(state.members.env_steps),
             updates=jnp.copy(state.members.updates),
             episodes=total(episodes, self.shards),
-            update=replace(stats, skipped=sums.skipped),
+            update=stats,
+        )
+
+    def means(self, sums: UpdateStats) -> UpdateStats:
+        """Return the means of a chunk's updates over those that were made, on all shards; 0 without any."""
+        made, actor_made = jnp.maximum(sums.made, 1), jnp.maximum(sums.actor_made, 1)
+        floats = (
+            sums.critic_loss / made,
+            sums.actor_loss / actor_made,
+            sums.q_mean / made,
+            sums.target_q_mean / made,
+        )
+        critic_loss, actor_loss, q_mean, target_q_mean = mean(floats, self.shards)
+        return replace(
+            sums,
+            critic_loss=critic_loss,
+            actor_loss=actor_loss,
+            q_mean=q_mean,
+            target_q_mean=target_q_mean,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import time
@@ -21,7 +22,7 @@ from td3_brax.device import accelerated
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
 from td3_brax.evaluate import Scores, greedy_returns
-from td3_brax.networks import OBS_CLIP, Actor, deviation, unpack
+from td3_brax.networks import OBS_CLIP, Actor, deviation, pack, unpack
 from td3_brax.policy import Policy
 from td3_brax.population import make_hyper, make_hypers, make_keys
 from td3_brax.shards import Layout
@@ -34,6 +35,8 @@ def _at_hand(array: jax.Array) -> jax.Array:
     return array.addressable_data(0) if array.is_fully_replicated else array
 
 
+FRESH = 2**31
+"""Stands for the environment steps, always fewer, in the keys of episodes that no evaluation has."""
 MOST_CUT = 0.05
 """Of a discounted return, for the critic's values to be compared with it."""
 
@@ -201,16 +204,13 @@ class Program:
             "train/terminated_fraction": m.episodes.terminated / ended if ended else None,
             "env/quarantined": m.episodes.quarantined,
             "env/waited": m.episodes.waited,
-            "loss/critic": m.update.critic_loss if m.updates else None,
-            "loss/actor": m.update.actor_loss if m.updates else None,
-            "q/mean": m.update.q_mean if m.updates else None,
-            "q/target_mean": m.update.target_q_mean if m.updates else None,
-            "q/target_outside": (
-                m.update.target_q_outside if m.updates and self.config.num_atoms > 1 else None
-            ),
+            "loss/critic": m.update.critic_loss if m.update.made else None,
+            "loss/actor": m.update.actor_loss if m.update.actor_made else None,
+            "q/mean": m.update.q_mean if m.update.made else None,
+            "q/target_mean": m.update.target_q_mean if m.update.made else None,
             "update/skipped": m.update.skipped,
             "time/env_steps_per_s": schedule.env_steps / seconds,
-            "time/updates_per_s": schedule.total_updates / seconds,
+            "time/updates_per_s": m.update.made / seconds,
         }
 
     def evaluate(self, env_steps: Sequence[int]) -> list[Report]:
@@ -240,12 +240,43 @@ class Program:
             "time/eval_s": seconds,
         }
 
+    def score_kept(self, policies: Mapping[int, Policy]) -> dict[int, Report]:
+        """Score the ``policies`` of some members, by place, on episodes that no evaluation has had."""
+        began = time.perf_counter()
+        members = self.state.members
+        places = (members.learner.actor_eval, members.obs_stats)
+        actor, stats = jax.tree.map(lambda x: np.array(_at_hand(x)), places)
+        for place, policy in policies.items():
+            own = params_of(policy)
+            own = pack(own) if self.loop.td3.packed else own
+            jax.tree.map(lambda all_members, one, i=place: all_members.__setitem__(i, one), actor, own)
+            stats.count[place], stats.mean[place] = 2, policy.obs_mean
+            stats.variance[place] = policy.obs_deviation**2
+        actor, stats = jax.tree.map(lambda x, at: hosts.lay(x, at.sharding), (actor, stats), places)
+        learner = dataclasses.replace(members.learner, actor_eval=actor)
+        members = dataclasses.replace(members, learner=learner, obs_stats=stats)
+        keys = self._laid((self._eval_keys([FRESH] * len(self.configs)),), self._score)
+        scored = jax.tree.map(hosts.whole, self._score(members, *keys))
+        seconds = time.perf_counter() - began
+        reports: dict[int, Report] = {}
+        for place in policies:
+            own = self._scored(scored, place, seconds)
+            mean, std = own["eval/return_mean"], own["eval/return_std"]
+            reports[place] = {"eval/return_kept": mean, "eval/return_kept_std": std}
+        return reports
+
     def policy(self, place: int, meta: Mapping[str, Any]) -> Policy:
         """A member's present policy, for a file."""
         members = self.state.members
         now = (members.learner.actor_eval, members.obs_stats)
         actor, stats = jax.tree.map(lambda x: np.asarray(_at_hand(x)[place]), now)
         return policy_of(self.config, self.task, actor, stats, meta)
+
+
+def params_of(policy: Policy) -> Params:
+    """Return the parameter tree of the actor that ``policy`` was made of."""
+    layers = enumerate(zip(policy.weights, policy.biases, strict=True))
+    return {"params": {"mlp": {f"layer_{i}": {"kernel": w, "bias": b} for i, (w, b) in layers}}}
 
 
 def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]) -> Policy:

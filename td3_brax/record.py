@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shlex
@@ -43,6 +44,8 @@ class Record:
     ) -> None:
         self.config, self.out, self.line, self.wandb = config, out, line, wandb
         self.outcome = outcome or Outcome()
+        self.kept: Policy | None = None
+        """The policy of ``policy_best.npz``."""
         self.log = JsonLines(out / "metrics.jsonl", line)
         self._note()
         self.tracked_s = 0.0
@@ -69,6 +72,13 @@ class Record:
     def due(self) -> bool:
         """Whether its latest chunk is followed by an evaluation."""
         return self.outcome.chunk % self.schedule.chunks_per_eval == 0
+
+    def go_on(self, size: int, last: str) -> None:
+        """Take up the log where it ended with ``last`` after ``size`` bytes, and the best policy."""
+        self.log.go_back(size, last)
+        if math.isfinite(self.outcome.best):
+            with contextlib.suppress(PolicyError):
+                self.kept = load_policy(self.out, "best")
 
     def advance(self, report: Report) -> None:
         """Count the chunk that reported this."""
@@ -107,6 +117,8 @@ class Record:
         if state.env_steps >= EARLY * self.schedule.total_env_steps and not (self.out / POLICIES[0]).exists():
             names.append(POLICIES[0])
         made = policy({"env_steps": state.env_steps, "return_mean": scored["eval/return_mean"]})
+        if POLICIES[1] in names:
+            self.kept = made
         for name in names:
             try:
                 save_policy(made, self.out / name)
@@ -115,6 +127,12 @@ class Record:
             except PolicyError as error:
                 self.line(f"warning: {error}; not saved")
         return scored | {"eval/return_best": None if math.isinf(state.best) else state.best}
+
+    def scored_again(self, report: Report) -> Report:
+        """Note what the best policy returns in fresh episodes; returns ``report``."""
+        self.outcome.kept = report["eval/return_kept"]
+        self.outcome.kept_std = report["eval/return_kept_std"]
+        return report
 
     def lacks(self) -> str:
         """What of a run that has just been evaluated is not as it should be, read back; or nothing."""
@@ -164,6 +182,6 @@ class Record:
         best = self.outcome.best if math.isfinite(self.outcome.best) else None
         files = [path for name in ("curve.png", "film.mp4", *POLICIES) if (path := self.out / name).exists()]
         times = {"wall_s": self.outcome.wall_s, "time/track_s": self.tracked_s}
-        whole = {"eval/return_best": best, **times, **summary}
+        whole = {"eval/return_best": best, "eval/return_kept": self.outcome.kept, **times, **summary}
         if left := self.wandb.close(code, preempted, whole, files):
             self.line(left)

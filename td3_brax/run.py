@@ -131,7 +131,7 @@ class Run:
         from td3_brax.checkpoint import CheckpointError
 
         folder.put_back(self.out, self.config, start.files)
-        self.record.log.go_back(*start.tail)
+        self.record.go_on(*start.tail)
         try:
             self.program.restore(start.arrays)
         except CheckpointError as error:
@@ -182,9 +182,12 @@ class Run:
             self._save()
         elif code == PREEMPTED:
             code = TERMINATED
-        if not record.due and code != PREEMPTED and (code or record.complete):
-            # Not a line that a run which was not stopped would have: it takes the last one's place.
-            record.log.rewrite_last(report := report | self._evaluate())
+        if code != PREEMPTED and (code or record.complete):
+            # Not what a run which was not stopped would report: it takes the last line's place.
+            if not record.due:
+                report |= self._evaluate()
+            report |= self._score_kept()
+            record.log.rewrite_last(report)
         record.track(report)
         self.display.show(report)
         return code
@@ -194,6 +197,11 @@ class Run:
         (scored,) = self.program.evaluate([self.record.outcome.env_steps])
         self._evaluated_s += scored["time/eval_s"]
         return self.record.evaluated(scored, lambda meta: self.program.policy(0, meta))
+
+    def _score_kept(self) -> Report:
+        """Score the best policy once more: the greatest of many noisy returns is above what it earns."""
+        kept = self.record.kept
+        return self.record.scored_again(self.program.score_kept({0: kept})[0]) if kept else {}
 
     def _save(self) -> None:
         """Begin a checkpoint; training waits for the copy, not for the disk."""
@@ -243,12 +251,15 @@ class Run:
             line(f"failed: {lacks}" if lacks else f"nothing was learnt yet; the log is in {out}")
             return
         word = {0: "ended" if lacks else "done", DIVERGED: "diverged"}.get(code, "stopped early")
+        again_scored = ""
+        if state.kept is not None:
+            again_scored = f", that policy in fresh episodes {state.kept:,.0f} +- {state.kept_std:,.0f}"
         goes_on = code == INTERRUPTED and config.checkpoint_every_min
         line(
             f"{word}: greedy return {state.return_mean:,.0f} +- {state.return_std:,.0f} over "
             f"{config.eval_episodes - state.broken} episodes after {state.env_steps:,} steps (best "
-            f"{state.best:,.0f} at {state.best_env_steps:,}) in {duration(state.wall_s)}, of which compiling "
-            f"{duration(self.program.compile_s)}."
+            f"{state.best:,.0f} at {state.best_env_steps:,}{again_scored}) in {duration(state.wall_s)}, of "
+            f"which compiling {duration(self.program.compile_s)}."
         )
         line(
             f"failed: {lacks}"

@@ -60,6 +60,11 @@ def total(tree: Tree, shards: int) -> Tree:
     return tree if shards == 1 else jax.lax.psum(tree, AXIS)
 
 
+def most(x: jax.Array, shards: int) -> jax.Array:
+    """``x``, each element of the shard where it is greatest."""
+    return x if shards == 1 else jax.lax.pmax(x, AXIS)
+
+
 def mean(tree: Tree, shards: int) -> Tree:
     """Each float leaf averaged over the shards: one reduction for the whole tree."""
     if shards == 1:

@@ -111,11 +111,21 @@ class ObsStats:
     """Running mean and variance of the observations collected."""
 
     count: jax.Array
-    """[] observations seen."""
+    """[] int32, observations seen."""
     mean: jax.Array
     """[O]."""
-    square_sum: jax.Array
-    """[O] summed squared distances from the mean."""
+    variance: jax.Array
+    """[O]."""
+
+
+@flax.struct.dataclass
+class ValueScale:
+    """Where the critics' atoms lie (``values.py``); zeros before the first target."""
+
+    center: jax.Array
+    """[] the value in their middle; it follows the targets' mean."""
+    spread: jax.Array
+    """[] it follows the targets' standard deviation."""
 
 
 @flax.struct.dataclass
@@ -130,8 +140,10 @@ class Learner:
     critic_target: Params
     actor_opt: Any
     critic_opt: Any
-    value_range: jax.Array
-    """[2] least and most value that the critics' atoms stand for; they follow the targets."""
+    value_scale: ValueScale
+    """Of ``critic``."""
+    value_scale_target: ValueScale
+    """Of ``critic_target``."""
 
 
 @flax.struct.dataclass
@@ -158,17 +170,20 @@ class Hyper:
 
 @flax.struct.dataclass
 class UpdateStats:
-    """Sums over updates, or means where a chunk reports them."""
+    """Sums over the updates that were made, or means where a chunk reports them."""
+
+    made: jax.Array
+    """int32, updates of the critics; always a sum."""
+    actor_made: jax.Array
+    """int32, updates of the actor; always a sum."""
 
     critic_loss: jax.Array
     actor_loss: jax.Array
     q_mean: jax.Array
     """The critics' value of the batch."""
     target_q_mean: jax.Array
-    target_q_outside: jax.Array
-    """Share of the targets beyond the range of the critics' atoms."""
     skipped: jax.Array
-    """Updates that were not made: a gradient among them was not finite."""
+    """int32, updates that were not made since a gradient among them was not finite; always a sum."""
 
 
 @flax.struct.dataclass

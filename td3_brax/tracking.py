@@ -17,8 +17,6 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 Report = dict[str, Any]
 """Metric name -> number, or None where there is none."""
-MOST_OUTSIDE = 0.05
-"""Share of a chunk's targets beyond a histogram's range from which people are told."""
 
 
 def duration(seconds: float) -> str:
@@ -186,12 +184,6 @@ class Display:
                     f"length {report['eval/length_mean']:,.0f}"
                 )
             self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}  {said}  ({speed}, {left} left)")
-            outside = report.get("q/target_outside") or 0
-            if outside > MOST_OUTSIDE:
-                self.line(
-                    f"warning: {outside:.0%} of the targets are outside of the range of the critics' "
-                    "histograms, which lose what is beyond it"
-                )
         elif not self._bar:
             trained = report["train/return_mean"]
             exploring = "" if trained is None else f"  exploring return {trained:,.0f}"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from td3_brax import learner
-from td3_brax.learner import TD3
+from td3_brax.learner import TD3, averaging_step
 from td3_brax.networks import Actor, Critic, in_kernels, unpack
 from td3_brax.state import Batch, Hyper
 
@@ -79,11 +79,13 @@ class Reference:
     Its actions reach to ``bound``, and its noise is in their units, as the paper's; the learner's reach to 1.
     """
 
+    first_scale: tuple[float, float]
+
     def __init__(
         self, actor: list[Any], critics: list[list[Any]], delay: int, hyper: dict[str, float], bound: float
     ):
         self.bound = bound
-        self.range = np.array([-1.0, 1.0])
+        self.scale = self.scale_target = (0.0, 0.0)
         self.actor, self.critics, self.delay, self.h = actor, critics, delay, hyper
         self.actor_target, self.critic_targets = list(actor), [list(c) for c in critics]
         self.actor_eval = list(actor)
@@ -91,28 +93,31 @@ class Reference:
         self.critic_adams = [Adam(c, hyper["critic_lr"]) for c in critics]
         self.t = 0
 
-    def value(self, out: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def value(self, out: np.ndarray, scale: tuple[float, float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Values, their gradient with respect to the outputs, and the outputs' shares."""
         bins = out.shape[1]
         if bins == 1:
             return out[:, 0], np.ones_like(out), out
-        shares = np.exp(out - out.max(1, keepdims=True))
+        step = np.arcsinh(200) / ((bins - 1) / 2 - 3)
+        atoms = 0.5 * np.sinh(step * (np.arange(bins) - (bins - 1) / 2))
+        atoms /= np.exp((0.75 * step) ** 2 / 2) * np.sinh(step / 2) / (step / 2)
+        shares = np.exp(out) / (1 + atoms**2)
         shares /= shares.sum(1, keepdims=True)
-        edges = np.linspace(*self.range, bins + 1)
-        centers = (edges[1:] + edges[:-1]) / 2
-        q = shares @ centers
-        return q, shares * (centers - q[:, None]), shares
+        center, spread = scale
+        q = center + spread * (shares @ atoms)
+        return q, shares * (center + spread * atoms - q[:, None]), shares
 
     def critic_error(self, out: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
         """The loss, and its gradient with respect to the outputs."""
         n, bins = out.shape
-        q, _, shares = self.value(out)
+        q, _, shares = self.value(out, self.scale)
         if bins == 1:
             return ((q - y) ** 2).mean(), (2 * (q - y) / n)[:, None]
-        edges = np.linspace(*self.range, bins + 1)
+        step = np.arcsinh(200) / ((bins - 1) / 2 - 3)
         wanted = np.zeros_like(out)
-        for i, target in enumerate(np.clip(y, *self.range)):
-            below = [math.erf((e - target) / (2**0.5 * 0.75 * (edges[1] - edges[0]))) for e in edges]
+        for i, target in enumerate(y):
+            place = np.arcsinh((target - self.scale[0]) / self.scale[1] / 0.5) / step + (bins - 1) / 2
+            below = [math.erf((e - 0.5 - place) / (2**0.5 * 0.75)) for e in range(bins + 1)]
             wanted[i] = np.diff(below) / (below[-1] - below[0])
         return -(wanted * np.log(shares)).sum(1).mean(), (shares - wanted) / n
 
@@ -123,8 +128,14 @@ class Reference:
         clip = bound * h["target_noise_clip"]
         eps = np.clip(bound * noise * h["target_noise"], -clip, clip)
         x2 = np.concatenate([b.next_obs, np.clip(a2 + eps, -bound, bound)], 1)
-        lowest = np.min([self.value(forward(c, x2)[0])[0] for c in self.critic_targets], axis=0)
+        next_q = [self.value(forward(c, x2)[0], self.scale_target)[0] for c in self.critic_targets]
+        lowest = np.min(next_q, axis=0)
         y = b.reward + h["gamma"] ** b.steps * (1 - b.terminated) * lowest
+        if self.scale == (0.0, 0.0):
+            # The learner makes all targets up to the actor's next update at once.
+            self.scale = self.first_scale
+        center, spread = self.scale
+        self.scale = center, max(spread, np.abs(y - center).max() / 100)
         x, loss = np.concatenate([b.obs, bound * b.action], 1), 0.0
         for k, c in enumerate(self.critics):
             out, inputs = forward(c, x)
@@ -132,18 +143,19 @@ class Reference:
             loss += error
             grads, _ = backward(c, inputs, d_out)
             self.critics[k] = self.critic_adams[k].step(c, grads)
-        if len(out[0]) > 1:
-            room = 0.1 * (y.max() - y.min())
-            for i, (goal, sign) in enumerate(((y.min() - room, -1), (y.max() + room, 1))):
-                step = goal - self.range[i]
-                self.range[i] += (0.01 if step * sign > 0 else 1e-4) * step
+        center, spread = self.scale
+        x = (y - center) / spread
+        center += 0.01 * spread * x.mean()
+        self.scale = center, max(spread * (1 + 0.01 * (x.var() - 1)) ** 0.5, 1e-3 * abs(center))
         self.t += 1
         if self.t % self.delay:
             return loss, None
         raw, actor_inputs = forward(self.actor, b.obs)
         action = bound * np.tanh(raw)
         out, inputs = forward(self.critics[0], np.concatenate([b.obs, action], 1))
-        q, d_out, _ = self.value(out)
+        q, d_out, _ = self.value(out, self.scale)
+        if len(out[0]) > 1:
+            d_out = d_out / self.scale[1]
         _, dx = backward(self.critics[0], inputs, -d_out / n)
         d_action = dx[:, b.obs.shape[1] :]
         grads, _ = backward(self.actor, actor_inputs, d_action * bound * (1 - np.tanh(raw) ** 2))
@@ -152,9 +164,14 @@ class Reference:
             tuple(tau * x + (1 - tau) * y for x, y in zip(lp, lt, strict=True))
             for lt, lp in zip(t, p, strict=True)
         ]
-        self.actor_eval = mix(self.actor_eval, self.actor, h["eval_tau"])
+        actor_updates = self.t // self.delay
+        self.actor_eval = mix(self.actor_eval, self.actor, max(h["eval_tau"], 9 / (actor_updates + 8)))
         self.actor_target = mix(self.actor_target, self.actor)
         self.critic_targets = [mix(t, c) for t, c in zip(self.critic_targets, self.critics, strict=True)]
+        tau = h["tau"]
+        self.scale_target = tuple(
+            tau * x + (1 - tau) * y for x, y in zip(self.scale, self.scale_target, strict=True)
+        )
         return loss, -q.mean()
 
 
@@ -220,6 +237,9 @@ def run_both(
         floats,
         bound,
     )
+    # The first targets are rewards, and what comes before the actor's next update is made together.
+    first = wide[0].reward[:delay]
+    reference.first_scale = (first.min() + first.max()) / 2, (first.max() - first.min()) / 6
     losses = [reference.update(*jax.tree.map(lambda x, i=i: x[i], wide)) for i in range(UPDATES)]
 
     step = jax.jit(td3.update_block, static_argnames="done")
@@ -229,7 +249,11 @@ def run_both(
         learner, s = step(learner, hyper, *part, True, done=start % delay)
         stats.append(jax.tree.map(np.asarray, s))
     if num_atoms > 1:
-        np.testing.assert_allclose(learner.value_range, reference.range, rtol=1e-5)
+        for ours, wanted in (
+            (learner.value_scale, reference.scale),
+            (learner.value_scale_target, reference.scale_target),
+        ):
+            np.testing.assert_allclose([ours.center, ours.spread], wanted, rtol=1e-9)
     pairs = [
         (actor_layers(learner.actor), reference.actor),
         (actor_layers(learner.actor_target), reference.actor_target),
@@ -273,7 +297,7 @@ def test_fifty_updates_equal_the_reference_in_float64(setting, cuts, packed):
 @pytest.mark.parametrize("packed", [False, True], ids=["trees", "packed"])
 def test_fifty_updates_with_value_histograms_equal_the_reference_in_float64(packed):
     with jax.enable_x64(True):
-        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], num_atoms=11, packed=packed)
+        error, got, wanted = run_both(np.float64, *SETTINGS["td3"], num_atoms=21, packed=packed)
     assert error < 1e-9
     assert got == pytest.approx(wanted, abs=1e-7)
 
@@ -338,8 +362,9 @@ def test_inactive_updates_change_nothing():
     hyper = Hyper(
         **{k: jnp.float32(v) for k, v in HYPER.items()}, warmup_env_steps=0, learn_from=0, total_env_steps=1
     )
-    after, _ = jax.jit(td3.update_block)(learner, hyper, batches, noise, False)
+    after, stats = jax.jit(td3.update_block)(learner, hyper, batches, noise, False)
     jax.tree.map(np.testing.assert_array_equal, after, learner)
+    assert not any(jax.tree.leaves(stats)), "what was not made counts in no mean"
 
 
 def test_initial_weights_follow_the_authors_framework():
@@ -356,3 +381,19 @@ def test_initial_weights_follow_the_authors_framework():
     assert not np.allclose(kernel[0], kernel[1])
     jax.tree.map(np.testing.assert_array_equal, learner.actor, learner.actor_target)
     jax.tree.map(np.testing.assert_array_equal, learner.critic, learner.critic_target)
+
+
+def test_the_average_of_actors_forgets_where_it_began_and_follows_the_last_ones():
+    """After any number of updates: no weight on the first parameters, and most on the last actors."""
+    for count in (1, 10, 300, 30_000):
+        weights = np.zeros(count + 1)  # of the initial parameters, and of each actor
+        weights[0] = 1
+        steps = np.asarray(averaging_step(jnp.float32(1e-3), jnp.arange(1, count + 1)), np.float64)
+        for i, step in enumerate(steps, 1):
+            weights[:i] *= 1 - step
+            weights[i] = step
+        assert weights.sum() == pytest.approx(1)
+        assert weights[0] < 1e-6
+        assert weights[-max(count // 2, 1) :].sum() > 0.98
+        # In the end it is the average of eval_tau.
+        assert steps[-1] == pytest.approx(max(1e-3, 9 / (count + 8)), rel=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from toy import Toy
 
 from td3_brax import loop as loops
 from td3_brax.config import Config, ConfigError
+from td3_brax.networks import init_obs_stats, update_obs_stats
 from td3_brax.plan import check_program, check_state, tree_bytes
 from td3_brax.shards import split
 
@@ -172,7 +175,59 @@ def test_warm_up_acts_uniformly_and_then_greedily_with_noise():
     assert stats.count[0] == (np.asarray(state.replay.rows)[:, 0, -1] > 0).sum()
     seen = np.asarray(state.replay.rows)[:, 0, :2][np.asarray(state.replay.rows)[:, 0, -1] > 0]
     np.testing.assert_allclose(stats.mean[0], seen.mean(0), rtol=1e-4)
-    np.testing.assert_allclose(stats.square_sum[0] / stats.count[0], seen.var(0), rtol=1e-3)
+    np.testing.assert_allclose(stats.variance[0], seen.var(0), rtol=1e-3)
+
+
+def test_reported_means_are_of_what_was_done():
+    """However a run is cut into chunks, and though the first of their updates are not made."""
+    changes = {"warmup_env_steps": 192, "update_during_warmup": False, "policy_delay": 2}
+    chunk, state, _ = start(report_every=256, **changes)
+    _, whole = chunk(copied(state))
+    chunk, state, loop = start(report_every=64, **changes)
+    parts = []
+    for _ in range(4):
+        state, metrics = chunk(state)
+        parts.append(jax.tree.map(lambda x: float(x[0]), metrics.update))
+    made = np.array([part.made for part in parts])
+    assert made.tolist() == [0, 0, 0, loop.schedule.total_updates]
+    assert whole.update.made[0] == made.sum()
+    assert whole.update.actor_made[0] == made.sum() / 2
+    for name in ("critic_loss", "actor_loss", "q_mean", "target_q_mean"):
+        assert [getattr(part, name) for part in parts[:3]] == [0, 0, 0]
+        assert float(getattr(whole.update, name)[0]) == pytest.approx(getattr(parts[3], name), rel=1e-4)
+
+
+def test_a_single_environment_explores(monkeypatch):
+    """The noise that `quick` spreads over environments, from none on, is in the middle for one alone."""
+    given = []
+    explore = loops.collect.explore
+
+    def spied(action, hyper, env_steps, place, key):
+        given.append(place)
+        return explore(action, hyper, env_steps, place, key)
+
+    monkeypatch.setattr(loops.collect, "explore", spied)
+    for num_envs, places in ((1, [0.5]), (4, [0.125, 0.375, 0.625, 0.875])):
+        config = Config(**(SMALL | {"num_envs": num_envs}))
+        loop = loops.build(config, Toy(30.0))
+        loop.collect(loops.start(loop, [config]))
+        np.testing.assert_allclose(given.pop(), places)
+
+
+def test_observation_statistics_count_and_move_in_the_longest_runs():
+    """A float32 stops counting at 2^24, and sums in it lose what is added to them."""
+    stats = init_obs_stats(1)
+    batch, valid = jnp.full((8, 1), 5.0), jnp.ones(8).at[0].set(0)
+    late = replace(stats, count=jnp.int32(2**31 - 8000), variance=jnp.ones(1))
+    late, _ = jax.lax.scan(lambda s, _: (update_obs_stats(s, batch, valid), None), late, length=1000)
+    assert late.count == 2**31 - 1000
+    kept = (1 - 2.0**-20) ** 1000
+    assert late.mean[0] == pytest.approx(5 * (1 - kept), rel=1e-3)
+    assert late.variance[0] == pytest.approx(kept + 25 * kept * (1 - kept), rel=1e-3)
+    odd = replace(stats, count=jnp.int32(2**24))
+    assert update_obs_stats(odd, batch[:1], jnp.ones(1)).count == 2**24 + 1
+    nothing = update_obs_stats(late, batch, jnp.zeros(8))
+    jax.tree.map(np.testing.assert_array_equal, nothing, late)
 
 
 def test_learning_rates_decay_to_nothing():
@@ -200,7 +255,7 @@ def test_episodes_are_cut_sooner_while_collecting_and_the_cut_bootstraps():
     assert metrics.episodes.length_sum[0] <= 5 * metrics.episodes.episodes[0]
 
 
-@pytest.mark.parametrize("num_atoms", [1, 11])
+@pytest.mark.parametrize("num_atoms", [1, 21])
 def test_every_state_buffer_is_donated_and_aliased(num_atoms):
     chunk, state, _ = start(num_atoms=num_atoms)
     memory = chunk.lower(state).compile().memory_analysis()

@@ -79,9 +79,9 @@ def test_the_saved_policy_acts_as_the_actor_does(tmp_path: Path, scaled: bool) -
     params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
     # A coordinate that never moved (deviation 0.01 at least) and one so far out that it is clipped.
     stats = ObsStats(
-        count=jnp.float32(50),
+        count=jnp.int32(50),
         mean=jnp.array([0.0, 1.0, -2.0, 100.0, 3.0], jnp.float32),
-        square_sum=jnp.array([50.0, 5.0, 0.0, 1e-3, 500.0], jnp.float32),
+        variance=jnp.array([1.0, 0.1, 0.0, 2e-5, 10.0], jnp.float32),
     )
     one_member = jax.tree.map(lambda x: x[None], (params, stats))
     members = SimpleNamespace(learner=SimpleNamespace(actor_eval=one_member[0]), obs_stats=one_member[1])

@@ -50,7 +50,7 @@ def apart(state, count):
     return jax.tree.map(part, shards.STATE, state, is_leaf=shards.is_spec), axes
 
 
-@pytest.mark.parametrize(("count", "num_atoms"), [(2, 1), (4, 11)])
+@pytest.mark.parametrize(("count", "num_atoms"), [(2, 1), (4, 21)])
 def test_shards_on_devices_are_shards_on_one_device(count, num_atoms):
     """Eight vector steps and 32 updates, in x64 to 1e-9."""
     with jax.enable_x64(True):
@@ -154,11 +154,13 @@ def test_places_of_environments_go_on_from_shard_to_shard(monkeypatch):
     config, loop = make(devices=4, report_every=64)
     jax.block_until_ready(loops.jit_chunk(loop)(loops.jit_init(loop, config)()))
     jax.effects_barrier()
-    np.testing.assert_allclose(np.concatenate([places[i] for i in range(4)]), np.linspace(0, 1, 8), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.concatenate([places[i] for i in range(4)]), (np.arange(8) + 0.5) / 8, rtol=1e-6
+    )
 
 
 def test_one_reduction_per_update_and_every_buffer_donated():
-    config, loop = make(devices=2, report_every=64, num_atoms=11, policy_delay=2)
+    config, loop = make(devices=2, report_every=64, num_atoms=21, policy_delay=2)
     shapes = jax.eval_shape(loops.jit_init(loop, config))
     compiled = loops.jit_chunk(loop).lower(shapes).compile()
     assert compiled.memory_analysis().alias_size_in_bytes == tree_bytes(shards.split(2).share(shapes))

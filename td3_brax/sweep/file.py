@@ -34,7 +34,7 @@ KEYS = (
     "parameters",
 )
 METHODS = ("grid", "random", "bayes")
-METRICS = ("eval/return_best", "eval/return_mean", "train/return_mean")
+METRICS = ("eval/return_kept", "eval/return_best", "eval/return_mean", "train/return_mean")
 ENDS = {
     "uniform": ("min", "max"),
     "int_uniform": ("min", "max"),

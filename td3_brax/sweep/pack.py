@@ -122,7 +122,7 @@ class Member:
         self.trained_s = seat.trained_s if seat else 0.0
         self.evaluated_s = seat.evaluated_s if seat else 0.0
         if seat:
-            self.record.log.go_back(*seat.tail)
+            self.record.go_on(*seat.tail)
         self.last: Report = {}
 
 
@@ -242,6 +242,7 @@ class Pack:
             if (member.record.due or place in ends) and ends.get(place) != DIVERGENCE
         ]
         self._evaluate(score, reports)
+        self._score_kept([(place, member) for place, member in score if place in ends], reports)
         for place, member in here:
             report = reports[place] | {
                 "wall_s": time.perf_counter() - member.began,
@@ -260,7 +261,8 @@ class Pack:
             # Not lines that members which were not stopped would have: they take the last ones' place.
             early = [(place, member) for place, member in left if not member.record.due]
             self._evaluate(early, reports)
-            for place, member in early:
+            self._score_kept(left, reports)
+            for place, member in left:
                 member.last = member.last | reports[place]
                 member.record.log.rewrite_last(member.last)
         for place, member in left:
@@ -281,6 +283,17 @@ class Pack:
             member.evaluated_s += scored[place]["time/eval_s"]
             make = functools.partial(program.policy, place)
             reports[place] = reports[place] | member.record.evaluated(scored[place], make)
+
+    def _score_kept(self, members: Sequence[tuple[int, Member]], reports: list[Report]) -> None:
+        """Score the best policies of these once more, and add it to their ``reports``."""
+        kept = {place: member.record.kept for place, member in members if member.record.kept}
+        if not kept:
+            return
+        assert self.program is not None
+        scored = self.program.score_kept(kept)
+        for place, member in members:
+            if place in scored:
+                reports[place] = reports[place] | member.record.scored_again(scored[place])
 
     def _end(self, member: Member, report: Report) -> tuple[str, int] | None:
         """How and with which code a member ends for good after this chunk; None if it goes on."""

@@ -1,0 +1,166 @@
+"""Contract 5: no target is lost, at any scale. Targets alone, and critics whose targets are their own."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from td3_brax import values
+from td3_brax.learner import TD3
+from td3_brax.networks import Actor, Critic
+from td3_brax.state import Batch, Hyper, ValueScale
+
+BATCH, OBS, ACTION, DELAY, BLOCKS = 64, 3, 1, 4, 20
+HYPER = {
+    "gamma": 0.97,
+    "tau": 0.04,
+    "actor_lr": 1e-3,
+    "critic_lr": 2e-3,
+    "lr_decay": 0.0,
+    "exploration_noise": 0.0,
+    "exploration_noise_spread": 0.0,
+    "target_noise": 0.2,
+    "target_noise_clip": 0.5,
+    "eval_tau": 1.0,
+}
+TRUTH = 1 / (1 - HYPER["gamma"])
+"""The value of a reward of 1 at every step."""
+
+
+@functools.cache
+def closed_loop(num_atoms: int):
+    """``(rewards [T, BLOCKS * DELAY, BATCH], terminated, gamma) -> mean values [T]`` from a new critic on."""
+    td3 = TD3(Actor((32, 32), ACTION), Critic((32, 32), 2, num_atoms), DELAY)
+
+    @jax.jit
+    def run(rewards: jax.Array, terminated: jax.Array, gamma: jax.Array) -> jax.Array:
+        hyper = Hyper(
+            **{name: jnp.float32(x) for name, x in (HYPER | {"gamma": gamma}).items()},
+            warmup_env_steps=0,
+            learn_from=0,
+            total_env_steps=1,
+        )
+
+        def step(learner, xs):
+            key, reward = xs
+            shape = reward.shape
+            keys = jax.random.split(key, 4)
+            batches = Batch(
+                obs=jax.random.normal(keys[0], (*shape, OBS)),
+                action=jax.random.uniform(keys[1], (*shape, ACTION), minval=-1),
+                reward=reward,
+                next_obs=jax.random.normal(keys[2], (*shape, OBS)),
+                terminated=jnp.broadcast_to(terminated, shape),
+                steps=jnp.ones(shape),
+            )
+            noise = jax.random.normal(keys[3], batches.action.shape)
+            learner, stats = td3.update_block(learner, hyper, batches, noise, jnp.bool_(True))
+            return learner, stats.q_mean / stats.made
+
+        keys = jax.random.split(jax.random.key(1), rewards.shape[0])
+        return jax.lax.scan(step, td3.init(jax.random.key(0), OBS, ACTION), (keys, rewards))[1]
+
+    return run
+
+
+def values_of(reward: float, deviation: float, num_atoms: int = 51, scale: float = 1.0) -> np.ndarray:
+    """Mean values after every 80 updates of 16,000, over ``scale``, for rewards times ``scale``."""
+    drawn = np.random.default_rng(0).normal(reward, deviation, (200, BLOCKS * DELAY, BATCH))
+    rewards = jnp.asarray(scale * drawn, jnp.float32)
+    found = np.asarray(closed_loop(num_atoms)(rewards, jnp.float32(0), jnp.float32(0.97)), np.float64)
+    return found / scale
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.3, 5.0])
+def test_values_rise_to_what_is_true_as_those_of_a_plain_critic_do_and_not_above(deviation):
+    """Values feed on themselves: a grid that moves with them must not carry them along."""
+    plain, found = values_of(1.0, deviation, num_atoms=1), values_of(1.0, deviation)
+    assert found[-20:].mean() == pytest.approx(TRUTH, rel=0.03)
+    assert found.max() < TRUTH * (1.03 + 0.01 * deviation)
+    # Where rewards do not vary at all, the first values rise sooner.
+    assert (np.abs(found - plain) < (0.12 if deviation else 0.2) * TRUTH).all()
+
+
+def test_the_size_of_rewards_changes_nothing():
+    """Powers of two, so that not even rounding differs."""
+    one = values_of(1.0, 5.0)
+    for scale in (2.0**-10, 2.0**10, 2.0**30):
+        np.testing.assert_array_equal(values_of(1.0, 5.0, scale=scale), one)
+
+
+@pytest.mark.parametrize("offset", [-1.0, 1.0, 10.0])
+def test_a_constant_added_to_rewards_is_learnt_beside_the_rest(offset):
+    """An offset of 10 adds 333 to values of 33: what it adds comes with the Bellman equation's own time."""
+    plain, found = values_of(1.0 + offset, 0.3, num_atoms=1), values_of(1.0 + offset, 0.3)
+    whole = (1 + offset) * TRUTH
+    assert found[-20:].mean() == pytest.approx(whole, abs=0.03 * max(abs(whole), TRUTH))
+    assert (np.abs(found - plain) < 0.12 * max(abs(whole), TRUTH)).all()
+
+
+@pytest.mark.parametrize(("share", "error"), [(0.01, 0.1), (0.001, 0.25)])
+def test_rare_targets_count(share, error):
+    """Targets of 100 in one row of a hundred, or of a thousand: their mean is known soon, not only late."""
+    drawn = np.random.default_rng(0).random((100, BLOCKS * DELAY, BATCH)) < share
+    rewards = jnp.asarray(100.0 * drawn, jnp.float32)
+    found = np.asarray(closed_loop(51)(rewards, jnp.float32(1), jnp.float32(0.97)))
+    for start, stop in ((20, 60), (60, 100)):
+        assert found[start:stop].mean() == pytest.approx(100 * drawn[start:stop].mean(), rel=error)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    bins=st.sampled_from([15, 51, 100]),
+    center=st.floats(-1e3, 1e3),
+    magnitude=st.integers(-12, 12),
+    places=st.lists(st.floats(-100, 100), min_size=1, max_size=5),
+)
+def test_a_histogram_holds_its_target(bins, center, magnitude, places):
+    """Its mean is the target, wherever in the grid that is; shares add up to 1."""
+    spread = 10.0**magnitude
+    scale = ValueScale(jnp.float32(center * spread), jnp.float32(spread))
+    target = scale.center + scale.spread * jnp.array(places, jnp.float32)
+    shares = values.histogram(target, scale, bins)
+    np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-4)
+    out = jnp.log(jnp.maximum(shares, 1e-30)) + np.log1p(values.grid(bins) ** 2).astype(np.float32)
+    error = np.abs(values.value(out, scale) - target) / spread
+    assert (error <= 1e-3 * np.abs(places) + 1e-3 + 1e-6 * abs(center)).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    magnitudes=st.lists(st.integers(-9, 9), min_size=1, max_size=6),
+    sign=st.sampled_from([-1, 1]),
+    seed=st.integers(0, 1000),
+)
+def test_the_grid_holds_every_target_from_the_first_on(magnitudes, sign, seed):
+    """Whatever their size is next, no target of a batch is beyond the grid when it is learnt."""
+    rng = np.random.default_rng(seed)
+    scale = ValueScale(jnp.zeros(()), jnp.zeros(()))
+    for magnitude in magnitudes:
+        target = jnp.asarray(sign * 10.0**magnitude * rng.exponential(size=32) ** 3, jnp.float32)
+        scale = values.widen(scale, target.min(), target.max())
+        distance = np.asarray(values.distance(target, scale))
+        assert (np.abs(distance) <= values.REACH * 1.001).all()
+        scale = values.follow(scale, distance.mean(), (distance**2).mean())
+        assert np.isfinite([scale.center, scale.spread]).all()
+
+
+@pytest.mark.parametrize(("center", "spread"), [(0, 1), (800, 30), (-3, 0.01), (1e5, 1e4), (7, 0)])
+def test_the_grid_follows_the_targets_whatever_their_size(center, spread):
+    def step(scale, key):
+        target = center + spread * jax.random.normal(key, (256,))
+        scale = values.widen(scale, target.min(), target.max())
+        distance = values.distance(target, scale)
+        return values.follow(scale, distance.mean(), jnp.square(distance).mean()), None
+
+    scale, _ = jax.lax.scan(
+        step, ValueScale(jnp.float32(0), jnp.float32(0)), jax.random.split(jax.random.key(0), 3000)
+    )
+    assert scale.center == pytest.approx(center, abs=0.05 * spread + 1e-6)
+    assert scale.spread == pytest.approx(max(spread, 1e-3 * abs(center)), rel=0.1)
