@@ -292,7 +292,7 @@ def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: 
         obs_mean=np.asarray(stats.mean if scaled else np.zeros(size), np.float32),
         obs_deviation=np.asarray(deviation(stats) if scaled else np.ones(size), np.float32),
         obs_clip=OBS_CLIP if scaled else math.inf,
-        action_low=task.action_low,
-        action_high=task.action_high,
+        action_low=np.asarray(task.action_low, np.float32),
+        action_high=np.asarray(task.action_high, np.float32),
         meta={"version": __version__, **meta},
     )

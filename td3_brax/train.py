@@ -85,9 +85,10 @@ def _start(config: Config, signals: Signals, began: float, callback: Callback | 
     with folder.hold(out):
         try:
             return Run(config, out, None, began, callback).train(signals), out
-        except (ConfigError, KeyboardInterrupt):
-            (out / "metrics.jsonl").unlink(missing_ok=True)
-            folder.discard(out)
+        except BaseException:
+            if not signals.training:
+                (out / "metrics.jsonl").unlink(missing_ok=True)
+                folder.discard(out)
             raise
 
 

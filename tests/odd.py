@@ -116,3 +116,48 @@ class Raises(Point):
 class RaisesLater(Point):
     def step(self, x: jax.Array, action: jax.Array) -> Any:
         raise RuntimeError("my own mistake")
+
+
+# What is no task: the part at fault, and the task.
+
+WRONG: dict[str, Any] = {}
+
+
+def wrong(part: str, **parts: Any) -> None:
+    """A task, ``odd:WrongN``, that is a :class:`Point` but for ``parts``."""
+    WRONG[f"Wrong{len(WRONG)}"] = part, type(f"Wrong{len(WRONG)}", (Point,), parts)
+
+
+def _as(convert: Any) -> Any:
+    return lambda self, x, *_: convert(x)
+
+
+wrong("reset's observation", obs=_as(lambda x: jnp.round(100 * x).astype(jnp.int32)))
+wrong("reset's observation", obs=_as(lambda x: {"state": x, "privileged_state": x}))
+wrong("reset's observation", obs=_as(lambda x: x[:1]))
+wrong("reset's observation", obs=_as(lambda x: x.astype(jnp.bfloat16)))
+wrong("reset", reset=lambda self, key: jax.random.normal(key, (2,)))
+wrong("step's reward", reward=_as(lambda x: -jnp.square(x[:1])))
+wrong("step's reward", reward=_as(lambda x: 1))
+wrong("step's reward", reward=_as(lambda x: None))
+wrong("step's terminated", terminated=_as(lambda x: jnp.float32(0)))
+wrong("step's terminated", terminated=_as(lambda x: x > 5))
+wrong("step", step=lambda self, x, action: (x, x, 0.0, False))
+wrong("step's state", step=lambda self, x, action: Step({"x": x}, x, 0.0, False))
+wrong("step's state", step=lambda self, x, action: Step(x[:1], x, 0.0, False))
+wrong("shown", shown=lambda self, x, action: self.step(x, action))
+wrong("shown's positions", shown=lambda self, x, action: (self.step(x, action), x))
+wrong("action_low", action_size=3)
+wrong("action_low", action_low=-1.0)
+wrong("action_low", action_low=np.array([-np.inf]))
+wrong("action_high", action_high=np.array([1e39]))
+wrong("action_high", action_high=None)
+wrong("action_high", action_high=["much"])
+wrong("action_low", action_low=np.ones(1, np.float32))
+wrong("obs_size", obs_size=2.0)
+wrong("action_size", action_size=0)
+wrong("open_loops", open_loops=None)
+wrong("dt", dt="0.05")
+wrong("dt", dt=np.nan)
+wrong("model", __init__=lambda self: setattr(self, "model", None))
+globals().update({name: task for name, (_, task) in WRONG.items()})

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from td3_brax.config import BRAX_TASKS, GYMNASIUM_TASKS, PLAYGROUND, Config, ConfigError
+from td3_brax.envs.check import check
 from td3_brax.envs.task import Task
 from td3_brax.own import imported
 
@@ -18,7 +19,7 @@ def make_task(config: Config) -> Task:
     """The task that ``config`` names; only its own kind is imported.
 
     Raises:
-        ConfigError: arguments that it does not take, or a kind that is not installed.
+        ConfigError: arguments that it does not take, a kind that is not installed, or what is no task.
     """
     args = json.loads(config.env_args or "{}")
     if config.env in GYMNASIUM_TASKS:
@@ -46,9 +47,5 @@ def _own(name: str, args: Mapping[str, Any]) -> Task:
     except TypeError as error:
         raise ConfigError("env_args", json.dumps(args), f"{name}: {error}") from None
     task: Task = make(**args)
-    asked = {*Task.__annotations__, "reset", "step", "shown"}
-    if lacking := sorted(part for part in asked if not hasattr(task, part)):
-        raise ConfigError(
-            "env", name, f"lacks {', '.join(lacking)} (td3_brax/envs/task.py has what a task is)"
-        )
+    check(name, task)
     return task

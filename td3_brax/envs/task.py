@@ -31,9 +31,9 @@ class Task(Protocol):
     obs_size: int
     action_size: int
     action_low: np.ndarray
-    """[A] the task's own units, for a saved policy's ``predict``; inside, actions are in [-1, 1]."""
+    """[A] finite, the task's own units, for a saved policy's ``predict``; inside, actions are in [-1, 1]."""
     action_high: np.ndarray
-    """[A]"""
+    """[A] above ``action_low``."""
     open_loops: bool
     """Whether ``step`` holds a loop whose trip count a GPU's compiler does not know."""
     model: mujoco.MjModel
