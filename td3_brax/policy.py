@@ -39,7 +39,8 @@ class Policy:
     action_high: np.ndarray
     """[A]"""
     meta: Mapping[str, Any]
-    """What the run noted beside it: ``env_steps``, ``return_mean``, ``version``."""
+    """What the run noted beside it: ``env_steps``, ``return_mean``, ``version``; the task's ``env_args`` and
+    ``time_limit``."""
 
     def forward(self, obs: Any, xp: Any = np) -> Any:
         """[..., O] -> [..., A] in [-1, 1], with NumPy or jax.numpy as ``xp``."""
@@ -61,16 +62,24 @@ class Policy:
             )
         return np.asarray(self.forward(obs))
 
-    def predict(self, obs: Any, deterministic: bool = True) -> tuple[np.ndarray, None]:
-        """stable-baselines3's form: (actions in the task's own units, None).
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, None]:
+        """Act as stable-baselines3's policies do: return (actions in the task's own units, None).
 
+        Args:
+            observation: one [O] or a batch [..., O].
+            state: of a recurrent policy, which this is not, as is ``episode_start``.
+            deterministic: a TD3 policy always is; noise belongs to training.
         Raises:
-            ValueError: observations of another size, or ``deterministic=False``.
+            ValueError: observations of another size.
         """
-        if not deterministic:
-            raise ValueError("a TD3 policy is deterministic: noise belongs to training")
         low, high = self.action_low, self.action_high
-        return low + (self(obs) + 1) / 2 * (high - low), None
+        return np.clip(low + (self(observation) + 1) / 2 * (high - low), low, high), None
 
 
 def save_policy(policy: Policy, path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import pickle
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -120,8 +122,27 @@ def test_predict_reaches_the_limits_and_never_passes_them() -> None:
         biases = (*policy.biases[:-1], np.full(ACTION, sign, np.float32))
         action, _ = dataclasses.replace(policy, biases=biases).predict(np.zeros((4, OBS)))
         np.testing.assert_array_equal(action, np.broadcast_to(limit, (4, ACTION)))
-    with pytest.raises(ValueError, match="deterministic"):
-        policy.predict(np.zeros(OBS), deterministic=False)
+
+
+@given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=2, max_size=2, unique=True).map(sorted))
+def test_actions_are_in_gymnasiums_box_of_the_limits(limits: list[float]) -> None:
+    low, high = (np.full(ACTION, limit, np.float32) for limit in limits)
+    policy = dataclasses.replace(random_policy(), action_low=low, action_high=high)
+    box = gymnasium.spaces.Box(low, high)
+    for push in (-100, 0, 100):
+        biases = (*policy.biases[:-1], np.full(ACTION, push, np.float32))
+        assert box.contains(dataclasses.replace(policy, biases=biases).predict(np.zeros(OBS))[0])
+
+
+def test_predict_is_called_as_stable_baselines3_and_rl_zoo_do() -> None:
+    """The real libraries call it in ``tests/interop``."""
+    policy, obs = random_policy(), np.ones((2, OBS), np.float32)
+    asked = ["observation", "state", "episode_start", "deterministic"]
+    assert list(inspect.signature(policy.predict).parameters) == asked
+    action, state = policy.predict(obs, state=None, episode_start=np.ones(2, bool), deterministic=True)
+    assert (action.shape, action.dtype, state) == ((2, ACTION), np.float32, None)
+    np.testing.assert_array_equal(policy.predict(obs, state, np.zeros(2, bool), False)[0], action)
+    np.testing.assert_array_equal(policy.predict(observation=obs)[0], action)
 
 
 @pytest.mark.parametrize("shape", [(OBS + 1,), (3, OBS - 1), (OBS, 1), ()])
