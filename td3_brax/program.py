@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -294,5 +295,10 @@ def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: 
         obs_clip=OBS_CLIP if scaled else math.inf,
         action_low=np.asarray(task.action_low, np.float32),
         action_high=np.asarray(task.action_high, np.float32),
-        meta={"version": __version__, **meta},
+        meta={
+            "version": __version__,
+            "env_args": json.loads(config.env_args or "{}"),
+            "time_limit": config.time_limit,
+            **meta,
+        },
     )

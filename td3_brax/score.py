@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -13,24 +13,25 @@ from typing import Any
 import numpy as np
 
 from td3_brax.cli import fail, guarded
-from td3_brax.config import BRAX_TASKS, GYMNASIUM_TASKS, ConfigError, nearest
+from td3_brax.config import BRAX_TASKS, GYMNASIUM_TASKS, Config, ConfigError, nearest
 from td3_brax.device import cores
 from td3_brax.envs.quiet import quiet
 from td3_brax.evaluate_run import above_zero, interval, load, named, on_device, run_parser, summary
 from td3_brax.policy import Policy, PolicyError
 
 
-def make(name: str, args: Mapping[str, Any]) -> Any:
-    """The Gymnasium environment, time limit and all."""
+def make(name: str, config: Config) -> Any:
+    """The Gymnasium environment ``name`` with a run's time limit and, where it is its task, its arguments."""
     import gymnasium
 
+    args = json.loads(config.env_args or "{}") if name == config.env else {}
     with quiet():
-        return gymnasium.make(name, **args)
+        return gymnasium.make(name, max_episode_steps=config.time_limit, **args)
 
 
-def play(policy: Policy, name: str, args: Mapping[str, Any], seeds: Sequence[int]) -> list[tuple[float, int]]:
+def play(policy: Policy, name: str, config: Config, seeds: Sequence[int]) -> list[tuple[float, int]]:
     """Return and length of an episode for each of ``seeds``, with NumPy and Gymnasium alone."""
-    env = make(name, args)
+    env = make(name, config)
     policy = replace(policy, action_low=env.action_space.low, action_high=env.action_space.high)
     scores = []
     for seed in seeds:
@@ -45,17 +46,17 @@ def play(policy: Policy, name: str, args: Mapping[str, Any], seeds: Sequence[int
 
 
 def in_gymnasium(
-    policy: Policy, name: str, args: Mapping[str, Any], episodes: int, seed: int, processes: int
+    policy: Policy, name: str, config: Config, episodes: int, seed: int, processes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths [episodes], whatever the number of processes."""
+    """Returns and lengths [episodes] in :func:`make`'s environment, whatever the number of processes."""
     seeds = np.random.SeedSequence(seed).generate_state(episodes).tolist()
     if processes == 1:
-        parts = [play(policy, name, args, seeds)]
+        parts = [play(policy, name, config, seeds)]
     else:
         shares = [seeds[i::processes] for i in range(min(processes, episodes))]
         count = len(shares)
         with ProcessPoolExecutor(count, multiprocessing.get_context("spawn")) as pool:
-            parts = list(pool.map(play, [policy] * count, [name] * count, [args] * count, shares))
+            parts = list(pool.map(play, [policy] * count, [name] * count, [config] * count, shares))
     every = np.array([score for part in parts for score in part])
     return every[:, 0], every[:, 1]
 
@@ -80,8 +81,7 @@ def job(argv: Sequence[str]) -> int:
         if gym not in GYMNASIUM_TASKS:
             allowed = f"must be one of {', '.join(GYMNASIUM_TASKS)}{nearest(gym, GYMNASIUM_TASKS)}"
             raise ConfigError("gym", gym, allowed if args.gym else _unknown(gym))
-        options = json.loads(config.env_args or "{}") if gym == config.env else {}
-        env = make(gym, options)
+        env = make(gym, config)
         sizes = env.observation_space.shape, env.action_space.shape
         env.close()
         if sizes != (policy.obs_mean.shape, policy.action_low.shape):
@@ -89,7 +89,7 @@ def job(argv: Sequence[str]) -> int:
                 f"{args.run}: its policy takes {policy.obs_mean.size} observations and gives "
                 f"{policy.action_low.size} actions; {gym} has {sizes[0][0]} and {sizes[1][0]}"
             )
-        real = in_gymnasium(policy, gym, options, args.episodes, args.seed, args.processes)
+        real = in_gymnasium(policy, gym, config, args.episodes, args.seed, args.processes)
         import gymnasium
         import mujoco
 

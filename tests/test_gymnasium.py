@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 from scipy import stats
 from visits import POLICIES, ours_from, percentile, real, task_of, visited
 
-from td3_brax import score
+from td3_brax import evaluate_run, load_policy, score
 from td3_brax.config import GYMNASIUM_TASKS, ConfigError
 from td3_brax.envs import installed, physics
 from td3_brax.envs.gymnasium import GymnasiumTask, make
@@ -22,6 +24,8 @@ from td3_brax.envs.mjx import mjx, precise
 from td3_brax.envs.rigid.lacks import lacks
 from td3_brax.envs.rigid.physics import RigidPhysics
 from td3_brax.envs.wrapped import _primitives
+from td3_brax.policy import save_policy
+from td3_brax.render.episodes import play as episodes_of
 
 STATES = 1000
 CLOSE = 1e-3
@@ -223,3 +227,31 @@ def test_a_policy_is_scored_in_the_real_environment(
     monkeypatch.setattr(score, "load", lambda *_: (replace(config, env="inverted_pendulum"), policy))
     assert score.main([str(run)]) == 2
     assert "say which to play, such as --gym=InvertedPendulum-v4" in capsys.readouterr().err
+
+
+def test_every_command_that_plays_a_task_has_the_options_of_its_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, run = "InvertedPendulum-v5", str(tmp_path)
+    (tmp_path / "config.json").write_text(
+        f'{{"env": "{name}", "preset": "paper", "time_limit": 40, "env_args": {{"reset_noise_scale": 0.02}}}}'
+    )
+    meta = {"time_limit": 40, "env_args": {"reset_noise_scale": 0.02}}
+    policy = replace(load_policy(POLICIES / f"{name}.npz"), meta=meta)
+    save_policy(policy, tmp_path / "policy_best.npz")
+    config, _ = evaluate_run.load(run, "best")
+    spec = score.make(name, config).spec
+    assert (spec.max_episode_steps, spec.kwargs["reset_noise_scale"]) == (40, 0.02)
+    assert "reset_noise_scale" not in score.make("InvertedPendulum-v4", config).spec.kwargs
+    assert score.make("InvertedPendulum-v4", config).spec.max_episode_steps == 40
+
+    assert score.main([run, "--episodes=3", "--processes=1"]) == 0
+    assert capsys.readouterr().out.count("length 40,") == 2
+    assert evaluate_run.main([run, "--episodes=3"]) == 0
+    assert capsys.readouterr().out.count("length 40,") == 1
+    task, episodes = episodes_of(config, [policy], [""], 1000.0, 0)
+    assert [len(episode.rewards) for episode in episodes] == [40]
+    assert task.args.reset_noise_scale == 0.02
+    monkeypatch.setattr(sys, "argv", ["play_in_gymnasium", run])
+    runpy.run_module("td3_brax.examples.play_in_gymnasium", run_name="__main__")
+    assert capsys.readouterr().out.endswith("return 40\n")

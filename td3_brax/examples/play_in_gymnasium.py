@@ -11,7 +11,7 @@ import td3_brax
 
 if __name__ == "__main__":
     policy = td3_brax.load_policy(sys.argv[1])
-    env = gymnasium.make(policy.env)
+    env = gymnasium.make(policy.env, max_episode_steps=policy.meta["time_limit"], **policy.meta["env_args"])
     obs = env.reset(seed=0)[0]
     total, ended = 0.0, False
     while not ended:

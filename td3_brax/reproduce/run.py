@@ -267,9 +267,8 @@ def score(run: Path, config: Config) -> None:
     path = run / "gymnasium.json"
     if path.exists() or not (run / "policy_last.npz").exists():
         return
-    policy, args = load_policy(run, "last"), json.loads(config.env_args or "{}")
-    processes = min(cores(), EPISODES)
-    returns, lengths = in_gymnasium(policy, config.env, args, EPISODES, config.seed, processes)
+    policy, processes = load_policy(run, "last"), min(cores(), EPISODES)
+    returns, lengths = in_gymnasium(policy, config.env, config, EPISODES, config.seed, processes)
     scored = {
         "return_mean": float(returns.mean()),
         "return_std": float(returns.std()),
