@@ -9,6 +9,7 @@ RUN/checkpoints/<env_steps>/
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -95,11 +96,18 @@ def _in_form_of(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays) -> Arrays
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest ``keep`` are kept."""
+    """The checkpoints of one run: of those that are whole the newest ``keep`` are kept.
 
-    def __init__(self, out: Path, keep: int) -> None:
+    Args:
+        start: the one that the run goes on from. What is newer and not from here could not be used.
+    """
+
+    def __init__(self, out: Path, keep: int, start: Path | None = None) -> None:
         self._folder = out / FOLDER
         self._keep = keep
+        self._start = int(start.name) if start else 0
+        self._whole = {start} if start else set()
+        """Those that need not be looked at again."""
         self._thread: threading.Thread | None = None
         self._error: Exception | None = None
 
@@ -140,9 +148,20 @@ class Checkpoints:
         return error
 
     def prune(self, keep: int) -> None:
-        """Remove all but the newest ``keep``."""
-        for old in saved(self._folder.parent)[keep:]:
-            shutil.rmtree(old, ignore_errors=True)
+        """Remove all but the newest ``keep`` that are whole."""
+        kept = 0
+        for path in saved(self._folder.parent):
+            if kept < keep and self._is_whole(path):
+                kept += 1
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _is_whole(self, path: Path) -> bool:
+        if path not in self._whole and int(path.name) < self._start:
+            with contextlib.suppress(CheckpointError):
+                check(path)
+                self._whole.add(path)
+        return path in self._whole
 
     def _write(self, arrays: Arrays, host: dict[str, Any], contents: dict[str, bytes]) -> None:
         partial = self._folder / f".{host['env_steps']}.{os.getpid()}.tmp"
@@ -159,10 +178,12 @@ class Checkpoints:
                 (partial / "files" / name).write_bytes(content)
             (partial / "host.json").write_text(json.dumps(host | {"format": FORMAT}))
             (partial / "checksums.json").write_text(json.dumps(checksums(partial)))
+            _to_disk(partial)
             final = self._folder / str(host["env_steps"])
             if final.exists():  # of a run that went on from here
                 shutil.rmtree(final)
             partial.rename(final)
+            self._whole.add(final)
             self.prune(self._keep)
         except Exception as error:  # a full disk has many names: OSError, orbax's and tensorstore's own
             self._error = error
@@ -188,6 +209,16 @@ def clear(folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _to_disk(folder: Path) -> None:
+    """Wait until all of ``folder`` is on the disk: a power cut after its renaming would leave empty files."""
+    for path in [folder, *folder.rglob("*")]:
+        place = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(place)
+        finally:
+            os.close(place)
+
+
 def checksums(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in ``folder``, but for the list of them."""
     sums = {}
@@ -204,8 +235,8 @@ def saved(out: Path) -> list[Path]:
     return sorted((f for f in folders if f.name.isdigit()), key=lambda f: -int(f.name))
 
 
-def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
-    """Arrays, what the host knew, and the run's files. Nothing from the folder is executed.
+def check(folder: Path) -> dict[str, Any]:
+    """What the host knew, of a checkpoint whose files are as they were written.
 
     Raises:
         CheckpointError: not whole, changed since it was written, or of another format.
@@ -214,17 +245,34 @@ def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
         listed = json.loads((folder / "checksums.json").read_text())
         if listed != checksums(folder):
             raise CheckpointError(f"{folder}: not whole, or changed since it was written")
-        host = json.loads((folder / "host.json").read_text())
+        host: dict[str, Any] = json.loads((folder / "host.json").read_text())
         if host["format"] != FORMAT:
             raise CheckpointError(f"{folder}: format {host['format']}, this version reads {FORMAT}")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _unreadable(folder, error) from None
+    return host
+
+
+def _unreadable(folder: Path, error: Exception) -> CheckpointError:
+    if isinstance(error, CheckpointError):
+        return error
+    why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return CheckpointError(f"{folder}: not readable ({why})")
+
+
+def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
+    """Arrays, what the host knew, and the run's files. Nothing from the folder is executed.
+
+    Raises:
+        CheckpointError: not whole, changed since it was written, or of another format.
+    """
+    host = check(folder)
+    try:
         arrays = _orbax().restore((folder / "state").absolute(), restore_args=_as_numpy(folder))
         files = folder / "files"
         contents = {str(p.relative_to(files)): p.read_bytes() for p in files.rglob("*") if p.is_file()}
-    except CheckpointError:
-        raise
-    except Exception as error:  # whatever a damaged file makes json, orbax and tensorstore raise
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise CheckpointError(f"{folder}: not readable ({why})") from None
+    except Exception as error:  # whatever a damaged file makes orbax and tensorstore raise
+        raise _unreadable(folder, error) from None
     return arrays, host, contents
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import json
 import math
 import os
@@ -26,7 +27,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """Replace the file at ``path`` whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
-        partial.write_bytes(content)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut must not leave the new name with nothing in it
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -47,50 +51,123 @@ def hold(out: Path) -> Iterator[None]:
     """Keep others out of ``out`` for the block, or until this process ends, however it does.
 
     Raises:
-        ConfigError: another one is in it.
+        ConfigError: another one is in it, or it can't be opened.
     """
-    place = os.open(out, os.O_RDONLY)
+    busy = ConfigError("out", str(out), "another process is training in it")
+    try:
+        place = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise ConfigError("out", str(out), f"can't be read ({error.strerror})") from None
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             try:
                 fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError("out", str(out), "another process is training in it") from None
+                raise busy from None
+        if not out.exists() or not os.path.samestat(os.fstat(place), out.stat()):
+            raise busy  # which has discarded the folder meanwhile
         yield
     finally:
         os.close(place)
 
 
-def make(config: Config) -> Path:
-    """Create the run's folder, which must not hold a run yet, and prove that it can be written.
+@contextlib.contextmanager
+def claim(wanted: str, default: str) -> Iterator[Path]:
+    """Make the folder ``wanted``, if it is not there, and keep others out of it for the block.
 
+    What is empty after the block goes again, and ``runs`` with it.
+
+    Args:
+        wanted: a path; empty for a new folder in ``runs``, named after ``default`` and the time.
     Raises:
-        ConfigError: it holds a run, or can't be written.
+        ConfigError: it can't be made, or another process is in it.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    name = config.out or f"runs/{config.env}-{config.preset}-s{config.seed}-{stamp}"
-    out = Path(name)
+    for count in itertools.count(1):
+        out = Path(wanted or f"runs/{default}-{stamp}{f'-{count}' * (count > 1)}")
+        try:
+            out.mkdir(parents=True, exist_ok=bool(wanted))
+        except OSError as error:
+            if isinstance(error, FileExistsError) and not wanted:  # begun in the same second
+                continue
+            raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
+        with hold(out):
+            try:
+                yield out
+            finally:
+                _remove_empty(out)
+        return
+
+
+def begin(out: Path, config: Config, say: Callable[[str], None]) -> None:
+    """Make ``out``, which this process holds, the folder of a new run, and prove that it can be written.
+
+    A run of the same options that was stopped before there was anything to go on from starts again.
+
+    Raises:
+        ConfigError: it holds another run, or can't be written.
+    """
     if holds_run(out):
-        raise ConfigError(
-            "out",
-            name,
-            "holds a run already, which is never overwritten; --resume it, or choose another folder",
-        )
+        why = "holds a run already, which is never overwritten; --resume it, or choose another folder"
+        if not (out / "config.json").is_file() or _checkpoints(out) or complete(out):
+            raise ConfigError("out", str(out), why)
+        before = load_config(str(out / "config.json"))
+        for name, field in FIELDS.items():
+            had = before.get(name, field.default)
+            if not field.metadata["may_change"] and name != "out" and had != getattr(config, name):
+                raise ConfigError("out", str(out), f"{why} (its {name} is {show(had)})")
+        say(f"{out} was stopped before its first checkpoint: starting again")
+    start_again(out, config)
+
+
+def start_again(out: Path, config: Config) -> None:
+    """Make ``out`` that of a new run; policies that are there go to ``stopped-1`` in it, or the next number.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        if policies := list(out.glob("policy_*.npz")):
+            aside = next(p for i in itertools.count(1) if not (p := out / f"stopped-{i}").exists())
+            aside.mkdir()
+            for path in [*policies, *out.glob("metrics.jsonl"), *out.glob("curve.png")]:
+                path.rename(aside / path.name)
+        (out / "metrics.jsonl").unlink(missing_ok=True)
         write_config(out, config)
     except OSError as error:
-        raise ConfigError("out", name, f"can't be written ({error.strerror})") from None
-    return out
+        raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
 
 
 def discard(out: Path) -> None:
-    """Remove a run's folder that holds the options only, and ``runs`` if that leaves it empty."""
+    """Remove a new run's folder if nothing was learnt in it, and ``runs`` if that leaves it empty."""
     with contextlib.suppress(OSError):
-        (out / "config.json").unlink()
+        lines = any(path.stat().st_size for path in out.glob("metrics.jsonl"))
+        if lines or _checkpoints(out) or any(out.glob("policy_*.npz")):
+            return
+        for name in ("metrics.jsonl", "about.json", "config.json"):
+            (out / name).unlink(missing_ok=True)
+        _remove_empty(out)
+
+
+def _remove_empty(out: Path) -> None:
+    with contextlib.suppress(OSError):
         out.rmdir()
         if out.parent.name == "runs":
             out.parent.rmdir()
+
+
+def _checkpoints(out: Path) -> bool:
+    """Whether there are any, damaged or not."""
+    return any((out / "checkpoints").glob("[0-9]*"))
+
+
+def complete(out: Path) -> bool:
+    """Whether the last line of a run's metrics is that of its end."""
+    try:
+        last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
+        return bool(last["env_steps"] >= load_config(str(out / "config.json"))["total_env_steps"])
+    except (OSError, ValueError, IndexError, KeyError, TypeError):
+        return False
 
 
 def find(resume: str | None, explicit: Mapping[str, Any]) -> Path | None:
@@ -155,6 +232,8 @@ class Outcome:
 class Start:
     """Where a run goes on."""
 
+    path: Path
+    """The checkpoint's."""
     arrays: checkpoint.Arrays
     """The whole state."""
     outcome: Outcome
@@ -167,13 +246,27 @@ class Start:
     """The run's policies as they were."""
 
 
-def go_on(out: Path, auto: bool, say: Callable[[str], None]) -> Start | None:
+def nothing_left(out: Path, config: Config) -> bool:
+    """Whether the run in ``out`` is complete and keeps no checkpoints; with them, that is for them to say.
+
+    Raises:
+        ConfigError: it is, and ``config`` asks for more steps.
+    """
+    if _checkpoints(out) or not complete(out):
+        return False
+    if config.total_env_steps > (had := load_config(str(out / "config.json"))["total_env_steps"]):
+        why = f"{out} is complete with {had}, and keeps no checkpoint to go on from"
+        raise ConfigError("total_env_steps", config.total_env_steps, why)
+    return True
+
+
+def go_on(out: Path, say: Callable[[str], None]) -> Start | None:
     """The newest checkpoint of the run in ``out`` that can be used; changes nothing.
 
     Returns:
-        None where an ``auto`` run was stopped before its first checkpoint: it may start again.
+        None where it was stopped before its first checkpoint: it may start again.
     Raises:
-        ConfigError: there is none.
+        ConfigError: there are some, and none can be used.
     """
     from td3_brax import checkpoint
 
@@ -184,10 +277,10 @@ def go_on(out: Path, auto: bool, say: Callable[[str], None]) -> Start | None:
             place, text = host["tail"]
             outcome = Outcome(**host["outcome"])
             tail = int(place), str(text)
-            return Start(arrays, outcome, tail, dict(host["versions"]), host["wandb_id"], files)
+            return Start(path, arrays, outcome, tail, dict(host["versions"]), host["wandb_id"], files)
         except (checkpoint.CheckpointError, KeyError, TypeError, ValueError) as error:
             say(f"warning: {error}; taking the checkpoint before it")
-    if auto and not folders:
+    if not folders:
         say(f"{out} was stopped before its first checkpoint: starting again")
         return None
     raise ConfigError("resume", str(out), "no checkpoint there can be used")

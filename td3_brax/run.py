@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -33,17 +34,24 @@ class Run:
         self.config, self.out, self.schedule = config, out, make_schedule(config)
         self._callback = callback
         self.display = Display(self.schedule.total_env_steps, quiet=not hosts.first())
-        self.checkpoints = Checkpoints(out, config.checkpoint_keep)
+        self.checkpoints = Checkpoints(out, config.checkpoint_keep, start.path if start else None)
         self._began = self._saved = self._command = began
         self._start = start
         self._blocked_s = 0.0
         self._told = False
+        self._whole = False
+        """Whether what was learnt since the last save is as a checkpoint may have it: between chunks."""
+        self._error: BaseException | None = None
+        """Of the callback."""
         self._trained_s = self._evaluated_s = 0.0
         if start:
             self._began -= start.outcome.wall_s
 
     def train(self, signals: Signals) -> int:
-        """All chunks that are left; returns the exit code."""
+        """All chunks that are left; returns the exit code.
+
+        What the callback raises ends the run as Ctrl-C does, saved, and is raised then.
+        """
         display, schedule, start = self.display, self.schedule, self._start
         common = dataclasses.replace(self.config, out="", wandb="disabled", film=False)
         hosts.check_alike((common, versions(), start and start.outcome.chunk))
@@ -89,10 +97,10 @@ class Run:
         try:
             while not (code or self.record.complete):
                 code = self._chunk(signals)
-        except jax.errors.JaxRuntimeError as error:
-            if hosts.count() == 1:
+        except BaseException as error:
+            self._rescue()
+            if hosts.count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            self.checkpoints.wait()
             again = f"td3-brax train --resume {self.out if hosts.first() else 'RUN'}"
             raise hosts.HostLostError(
                 f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is good: "
@@ -112,8 +120,20 @@ class Run:
         times |= {"train": self._trained_s, "eval": self._evaluated_s}
         summary: Report = {f"time/{part}_s": seconds for part, seconds in times.items()}
         summary |= {"compile_cache_hit": self.program.cached, "device": versions()["device"]}
-        self.record.close(code, code == PREEMPTED, summary)
+        self.record.close(1 if self._error else code, code == PREEMPTED, summary)
+        if self._error:
+            raise self._error
         return code
+
+    def _rescue(self) -> None:
+        """Save what was learnt, where anything but the learning itself has failed."""
+        if self._whole and self.config.checkpoint_every_min and hosts.count() == 1:
+            with contextlib.suppress(Exception):  # the error that led here is the one to tell
+                self._save()
+        self.checkpoints.wait()
+        self.record.log.close()
+        if self.record.wandb:
+            self.record.wandb.close(1, False, {}, [])
 
     def _phases(self, imported: float, ready: float) -> dict[str, float]:
         """Seconds of each part of the start, from the command on."""
@@ -148,7 +168,7 @@ class Run:
     def _chunk(self, signals: Signals) -> int:
         """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
         record, state, config = self.record, self.record.outcome, self.config
-        began = time.perf_counter()
+        began, self._whole = time.perf_counter(), False
         (report,) = self.program.run_chunk()
         self._trained_s += time.perf_counter() - began
         before = state.env_steps
@@ -170,7 +190,8 @@ class Run:
                 f"{state.env_steps:,} steps; the updates with it were not made"
             )
             return DIVERGED
-        if self._callback and self._callback(report) is True:
+        self._whole = True
+        if self._call_back(report):
             signals.stop()
         due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
         asked, save = hosts.most(signals.code, due)
@@ -191,6 +212,14 @@ class Run:
         record.track(report)
         self.display.show(report)
         return code
+
+    def _call_back(self, report: Report) -> bool:
+        """Whether the caller wants the run to stop: by saying so, or by an error, which is for later."""
+        try:
+            return self._callback is not None and self._callback(report) is True
+        except BaseException as error:
+            self._error = error
+            return True
 
     def _evaluate(self) -> Report:
         """Score the present policy."""
@@ -219,7 +248,7 @@ class Run:
             [self.out / name for name in POLICIES],
             self.config.checkpoint_replay,
         )
-        self._saved = time.perf_counter()
+        self._saved, self._whole = time.perf_counter(), False
         self._blocked_s = self._saved - began
         if not self._told:
             self._told = True

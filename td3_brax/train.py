@@ -66,37 +66,37 @@ def launch(
         hosts.join()
     config = on_devices(resolve(explicit, platform()), asked="devices" in explicit)
     make_schedule(config)
-    auto = resume == "auto" and config.checkpoint_every_min > 0
+    if run is not None and folder.nothing_left(run, config):
+        print(f"{run} is complete; nothing to do")
+        return 0, run
     if not hosts.first():
-        return _follow(config, run, auto, signals, began, callback)
+        return _follow(config, run, signals, began, callback)
     if run is None:
         return _start(config, signals, began, callback)
     with folder.hold(run):
-        start = folder.go_on(run, auto, print)
+        start = folder.go_on(run, print)
         if start is None:
-            (run / "metrics.jsonl").unlink(missing_ok=True)
-            folder.put_back(run, config, {})
+            folder.start_again(run, config)
         return Run(config, run, start, began, callback).train(signals), run
 
 
 def _start(config: Config, signals: Signals, began: float, callback: Callback | None) -> tuple[int, Path]:
-    """A new run; its folder goes again where it can't begin."""
-    out = signals.new = folder.make(config)
-    with folder.hold(out):
+    """A new run; its folder goes again where it ends before anything was learnt."""
+    with folder.claim(config.out, f"{config.env}-{config.preset}-s{config.seed}") as out:
+        folder.begin(out, config, print)
+        signals.new = out
         try:
             return Run(config, out, None, began, callback).train(signals), out
         except BaseException:
-            if not signals.training:
-                (out / "metrics.jsonl").unlink(missing_ok=True)
-                folder.discard(out)
+            folder.discard(out)
             raise
 
 
 def _follow(
-    config: Config, run: Path | None, auto: bool, signals: Signals, began: float, callback: Callback | None
+    config: Config, run: Path | None, signals: Signals, began: float, callback: Callback | None
 ) -> tuple[int, Path]:
     """The same beside the first host: it trains with the others, and what it writes is thrown away."""
-    start = None if run is None else folder.go_on(run, auto, lambda _: None)
+    start = None if run is None else folder.go_on(run, lambda _: None)
     config = dataclasses.replace(config, wandb="disabled", film=False)
     with tempfile.TemporaryDirectory() as away:
         code = Run(config, Path(away), start, began, callback).train(signals)

@@ -169,14 +169,13 @@ def parts(asked: Asked, plan: Plan, out: Path) -> Iterator[Part]:
 
 
 def begin(out: Path, plan: Plan) -> None:
-    """Make the folder, or check that it holds experiments of the same plan.
+    """Note the plan in ``out``, which this process holds, or check that it holds experiments of the same.
 
     Raises:
         ConfigError: it can't be written, or holds others.
     """
     path = out / PLAN
     try:
-        out.mkdir(parents=True, exist_ok=True)
         if path.exists():
             before = json.loads(path.read_text())
             for name, value in json.loads(json.dumps(dataclasses.asdict(plan))).items():
@@ -184,7 +183,7 @@ def begin(out: Path, plan: Plan) -> None:
                     had = before.get(name)
                     told = " ".join(f"{k} {show(v)}" for k, v in {"there": had, "now": value}.items())
                     raise ConfigError("out", str(out), f"its experiments have other {name} ({told})")
-        elif any(out.iterdir()):
+        elif any(found.suffix != ".tmp" for found in out.iterdir()):
             raise ConfigError("out", str(out), "is not empty; choose another folder")
         else:
             text = json.dumps(dataclasses.asdict(plan), indent=2) + "\n"
@@ -209,9 +208,9 @@ def job(argv: Sequence[str]) -> int:
         if asked.devices > there:
             raise ConfigError("devices", asked.devices, f"there {'is' if there == 1 else 'are'} {there}")
         plan = Plan(asked.preset, asked.steps, asked.quick, platform(), options)
-        every = list(parts(asked, plan, out))
-        begin(out, plan)
-        with folder.hold(out):
+        with folder.claim(asked.out, "reproduce") as out:
+            every = list(parts(asked, plan, out))
+            begin(out, plan)
             code = 0
             for i, part in enumerate(every, 1):
                 _line(f"{part.name}, {len(part.jobs)} trials of {plan.steps:,} steps ({i} of {len(every)})")

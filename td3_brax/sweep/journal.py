@@ -51,6 +51,7 @@ class Seat:
 class Saved:
     """A checkpoint of all places."""
 
+    path: Path
     arrays: checkpoint.Arrays
     chunks: int
     seats: list[Seat]
@@ -111,6 +112,14 @@ def _number(value: Any) -> Any:
     return math.nan if value is None else value
 
 
+def check_new(out: Path) -> None:
+    """Raise :class:`ConfigError` where ``out`` holds more than a start that was stopped at once leaves."""
+    if (out / PLAN).exists():
+        raise ConfigError("out", str(out), "holds a sweep already; --resume it, or choose another folder")
+    if any(path.name != FILE and path.suffix != ".tmp" for path in out.iterdir()):
+        raise ConfigError("out", str(out), "is not empty; choose another folder")
+
+
 def begin(out: Path, text: bytes, plan: Plan) -> None:
     """Write down what the sweep is.
 
@@ -149,14 +158,22 @@ def newest(out: Path, line: Any) -> Saved | None:
                 own = {k.removeprefix(prefix): v for k, v in files.items() if k.startswith(prefix)}
                 outcome = Outcome(**seat.pop("outcome"))
                 seats.append(Seat(outcome=outcome, tail=(place, text), files=own, **seat))
-            return Saved(arrays, host["env_steps"], seats)
+            return Saved(path, arrays, host["env_steps"], seats)
         except (checkpoint.CheckpointError, KeyError, TypeError, ValueError) as error:
             line(f"warning: {error}; taking the checkpoint before it")
     return None
 
 
 def clear(out: Path, number: int) -> Path:
-    """The folder of a member that starts, or starts again because no checkpoint has it; empty."""
+    """The folder of a member that starts, or starts again because no checkpoint has it; empty.
+
+    Raises:
+        ConfigError: it can't be made.
+    """
     path = out / f"{number:03d}"
     shutil.rmtree(path, ignore_errors=True)
+    try:
+        path.mkdir()
+    except OSError as error:
+        raise ConfigError("out", str(path), f"can't be written ({error.strerror})") from None
     return path

@@ -114,7 +114,7 @@ class Member:
             folder.put_back(out, self.config, seat.files)
             self.began -= seat.outcome.wall_s
         else:
-            folder.make(self.config)
+            folder.begin(out, self.config, line)
         wandb = None
         if job.config.wandb != "disabled":
             wandb = WandbRun(self.config, out, wandb_id, self.stop.set, line, membership)
@@ -158,11 +158,13 @@ class Pack:
         self.program: Program | None = None
         self.chunks = 0
         self._saved = time.perf_counter()
+        self._from: Path | None = None
+        """The checkpoint that it goes on from."""
         self._closing: list[Any] = []
 
     def resume(self, saved: Saved, jobs: Mapping[int, Job]) -> None:
         """Put everything back as it was at a checkpoint, which holds members of ``jobs``."""
-        self.chunks = saved.chunks
+        self.chunks, self._from = saved.chunks, saved.path
         for seat in saved.seats:
             if seat.number not in self.journal.ends:
                 self._sit(seat.place, jobs[seat.number], seat)
@@ -205,7 +207,7 @@ class Pack:
         present = [member.config for member in self.members if member]
         configs = [member.config if member else present[0] for member in self.members]
         self.program = Program(configs, self.line, shards.spread(self.devices))
-        self.checkpoints = Checkpoints(self.out, present[0].checkpoint_keep)
+        self.checkpoints = Checkpoints(self.out, present[0].checkpoint_keep, self._from)
         self.signals.training = True
 
     def _fill(self) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -76,23 +75,25 @@ def _begin(given: argparse.Namespace) -> int:
         if sweep.suggested:
             _check_suggestions(sweep, platform())
         _announce(sweep, [] if sweep.suggested else group(planned(sweep, seed, platform(), mode)), members)
-        home = register(sweep, _line) if mode == "online" else Home("", None, project())
-        if sweep.suggested and (why := agents.missing()):
-            print(f"{why}; the public way, a process for each run: wandb agent {home.path}")
-            return 1
-        out = _folder(given.out, sweep)
-        plan = journal.Plan(
-            sweep.name,
-            seed,
-            members,
-            devices or there,
-            platform(),
-            mode,
-            home.sweep_id,
-            home.entity,
-            home.project,
-        )
-        with folder.hold(out):
+        plain = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
+        with folder.claim(given.out or "", plain) as out:
+            signals.new = out
+            journal.check_new(out)
+            home = register(sweep, _line) if mode == "online" else Home("", None, project())
+            if sweep.suggested and (why := agents.missing()):
+                print(f"{why}; the public way, a process for each run: wandb agent {home.path}")
+                return 1
+            plan = journal.Plan(
+                sweep.name,
+                seed,
+                members,
+                devices or there,
+                platform(),
+                mode,
+                home.sweep_id,
+                home.entity,
+                home.project,
+            )
             journal.begin(out, Path(given.file).read_bytes(), plan)
             return _train(sweep, plan, out, plan.devices, signals)
 
@@ -210,23 +211,6 @@ def _membership(sweep: Sweep, home: Home, one: Job) -> Membership:
     return Membership(
         f"{sweep.name} {one.number:03d}", sweep.name, home.project, home.entity, home.sweep_id or None
     )
-
-
-def _folder(given: str | None, sweep: Sweep) -> Path:
-    """The sweep's folder, made.
-
-    Raises:
-        ConfigError: it is not empty, or can't be made.
-    """
-    plain = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
-    out = Path(given or f"runs/{plain}-{time.strftime('%Y%m%d-%H%M%S')}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
-            raise ConfigError("out", str(out), "is not empty; choose another folder")
-    except OSError as error:
-        raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
-    return out
 
 
 def summary(sweep: Sweep, jobs: Sequence[Job], ends: Mapping[int, journal.End]) -> str:
