@@ -58,8 +58,11 @@ class Signals:
             signal.signal(number, handler)
 
     def stop(self) -> None:
-        """As Ctrl-C does; from any thread."""
-        self._act(signal.SIGINT, None)
+        """As Ctrl-C does; from any thread, in which an exception would be nobody's."""
+        if self.training or self.alone:
+            self._act(signal.SIGINT, None)
+        else:
+            self.code = self.code or INTERRUPTED
 
     def _act(self, number: int, _: object) -> None:
         code = INTERRUPTED if number == signal.SIGINT else PREEMPTED

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from td3_brax import folder, hosts
+from td3_brax import folder, hosts, wandb_run
 from td3_brax.cli import guarded, parse_train
 from td3_brax.config import Config, ConfigError
 from td3_brax.device import on_devices, platform, prepare_jax
@@ -26,8 +26,6 @@ def job(argv: Sequence[str]) -> int:
     """``td3-brax train``; returns the exit code."""
     began = time.perf_counter()
     explicit, resume = parse_train(argv)
-    if os.environ.get("WANDB_SWEEP_ID"):
-        explicit = {"wandb": "online"} | explicit
     with Signals() as signals:
         try:
             code = launch(explicit, resume, signals, began)[0]
@@ -56,9 +54,13 @@ def launch(
     Raises:
         ConfigError: an option that can't be used.
     """
+    if mode := wandb_run.asked():
+        explicit = {"wandb": mode, **explicit}
+    all_devices = explicit.get("devices") == 0
     run = folder.find(resume, explicit)
     if run is not None:
         explicit = folder.options(run, explicit)
+    wandb_run.check(explicit.get("wandb", "disabled"), print)
     devices = explicit.get("devices", CPU_DEVICES)
     together = 1 if devices == 1 or os.environ.get("WANDB_SWEEP_ID") else hosts.named()
     prepare_jax(explicit.get("deterministic", False), -(-devices // together))

@@ -6,6 +6,7 @@ What W&B can't take (no network, no key, a server that stops answering) stays in
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import secrets
@@ -16,7 +17,7 @@ from concurrent.futures import TimeoutError as StillWaiting
 from pathlib import Path
 from typing import Any
 
-from td3_brax.config import Config
+from td3_brax.config import Config, ConfigError
 from td3_brax.tracking import Report, one_line
 
 PROJECT = "td3-brax"
@@ -31,9 +32,62 @@ _BEGINNING = threading.Lock()
 """One run of a process begins at a time."""
 
 
+MODES = {"run": "online", "dryrun": "offline"}
+"""W&B's older names for them."""
+OURS = ("WANDB_CONSOLE", "WANDB_INIT_TIMEOUT", "WANDB_RESUME")
+"""What W&B takes from the environment, and a run here sets itself."""
+SWEEPS = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_RUN_ID")
+"""The same of runs that train beside others, which they would make one."""
+
+
 def project() -> str:
     """Where runs go."""
-    return os.environ.get("WANDB_PROJECT", PROJECT)
+    return os.environ.get("WANDB_PROJECT") or PROJECT
+
+
+def asked() -> str | None:
+    """The mode that the environment asks for, if it does: by WANDB_MODE, or as a sweep's agent.
+
+    Raises:
+        ConfigError: it is no mode that a run here can have.
+    """
+    mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_SWEEP_ID") else None)
+    mode = MODES.get(mode, mode) if mode else None
+    if mode not in (None, "online", "offline", "disabled"):
+        raise ConfigError("wandb", mode, "WANDB_MODE of the environment must be online, offline or disabled")
+    return mode
+
+
+def check(mode: str, say: Callable[[str], None], together: bool = False) -> None:
+    """Find what W&B refuses of the environment before anything is compiled; say what is not followed.
+
+    Args:
+        mode: as the run will have it; one that W&B has no part in is not checked.
+        together: whether runs train beside others.
+    Raises:
+        ConfigError: a variable that W&B refuses.
+    """
+    if mode == "disabled":
+        return
+    import wandb
+
+    given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and value}
+    for name in sorted({*given} - {"WANDB_API_KEY"}):  # a key that can't be used is told while training
+        try:
+            wandb.Settings().update_from_env_vars({name: given[name]})
+        except Exception as error:
+            # Pydantic's own texts repeat the value, which for some variables is a secret.
+            why = error.errors()[0]["msg"] if hasattr(error, "errors") else one_line(error)
+            if name == "WANDB_PROJECT" and "/" in given[name]:
+                why += "; the team goes into WANDB_ENTITY"
+            raise ConfigError("wandb", mode, f"W&B refuses {name} of the environment: {why}") from None
+    ignored = [name for name in (*OURS, *(SWEEPS if together else ())) if name in given]
+    if "WANDB_DIR" in given and "WANDB_SWEEP_ID" not in given:  # an agent sets it itself
+        ignored.append("WANDB_DIR")
+    if asked() not in (None, mode) and "WANDB_MODE" in given:
+        ignored.append("WANDB_MODE")
+    if ignored:
+        say(f"note: of the environment a run here does not follow {', '.join(ignored)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +137,13 @@ class WandbRun:
         membership: Membership | None = None,
     ) -> None:
         self._membership = membership
-        self.id = run_id or os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        given = None if membership else os.environ.get("WANDB_RUN_ID")
+        self.id = run_id or given or secrets.token_hex(4)
         self._config, self._out, self._stop, self._say = config, out, stop, say
         self._waiting: list[tuple[int, Report]] = []
         self._lines: list[str] = []
         self._why_offline = ""
-        self._closed = False
+        self._closed = self._failed = False
         pool = ThreadPoolExecutor(1)
         self._begun: Future[Any] = pool.submit(self._begin)
         pool.shutdown(wait=False)  # not ``with``, which waits: the program compiles meanwhile
@@ -104,18 +159,22 @@ class WandbRun:
             log_in(mode)
             return self._init(mode)
         except Exception as error:  # W&B raises many kinds, some of them only in use by it
-            if mode == "offline":
-                raise
             self._why_offline = one_line(error)
-            self._lines.append(
-                f"warning: W&B: {self._why_offline}; what it would have got stays in {self._out}/wandb"
-            )
-            return self._init("offline")
+        if mode == "online":
+            with contextlib.suppress(Exception):
+                run = self._init("offline")
+                self._lines.append(
+                    f"warning: W&B: {self._why_offline}; what it would have got stays in {self._out}/wandb"
+                )
+                return run
+        self._lines.append(f"warning: W&B: {self._why_offline}; it gets nothing")
+        return None
 
     def _init(self, mode: Any) -> Any:
         import wandb
 
-        member = self._membership or Membership(self._out.name, "", project())
+        own = os.environ.get("WANDB_NAME") or self._out.name
+        member = self._membership or Membership(own, "", project())
         run = wandb.init(
             id=self.id,
             resume="allow",
@@ -154,9 +213,13 @@ class WandbRun:
         for line in self._lines:  # here, for what is printed while the tasks are imported is lost
             self._say(line)
         self._lines = []
-        for chunk, report in self._waiting:
-            if chunk >= run.step:
-                run.log(report, step=chunk)
+        try:
+            for chunk, report in self._waiting:
+                if run and not self._failed and chunk >= run.step:
+                    run.log(report, step=chunk)
+        except Exception as error:  # its own process has ended, for one
+            self._failed, self._why_offline = True, one_line(error)
+            self._say(f"warning: W&B: {self._why_offline}; it gets no more of this run")
         self._waiting = []
 
     def close(self, code: int, preempted: bool, summary: Mapping[str, Any], files: Sequence[Path]) -> str:
@@ -168,6 +231,8 @@ class WandbRun:
         try:
             run = self._begun.result(timeout=ANSWER_S + FINISH_S)
             self._flush()
+            if run is None:  # which has been said
+                return ""
             run.summary.update(summary)
             if not preempted:
                 sending = threading.Thread(target=self._send, args=(run, files), daemon=True)

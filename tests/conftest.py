@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+for name in [name for name in os.environ if name.startswith("WANDB_")]:
+    del os.environ[name]  # runs follow it
+
 # All of this must stand before JAX is imported. `pytest -m gpu -n 0` runs on whatever JAX finds.
 if "gpu" not in sys.argv and "-mgpu" not in sys.argv:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

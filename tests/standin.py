@@ -27,6 +27,8 @@ class StandIn:
         """Runs that are asked to stop."""
         self.silent = threading.Event()
         """While set, nothing is answered."""
+        self.deleted = threading.Event()
+        """Once set, agents are told that their sweep is not there (404)."""
         self.sweep = ""
         """The configuration of the one sweep that there is, named "sweep", as YAML."""
         self.queue: list[tuple[str, dict[str, Any]]] = []
@@ -46,7 +48,7 @@ class StandIn:
                 while outer.silent.is_set():
                     time.sleep(0.1)
                 text = json.dumps(outer.answer(self.path, body)).encode()
-                self.send_response(200)
+                self.send_response(404 if outer.deleted.is_set() and b"Heartbeat" in body else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()

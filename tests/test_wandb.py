@@ -16,7 +16,10 @@ import pytest
 from standin import StandIn
 from test_run import OPTIONS
 
+from td3_brax import signals, train, wandb_run
 from td3_brax.config import Config
+from td3_brax.reproduce import run as reproduce
+from td3_brax.sweep import run as sweep_run
 from td3_brax.wandb_run import WandbRun
 
 IMPATIENT = """
@@ -93,9 +96,21 @@ def plain(line: dict[str, float]) -> dict[str, float]:
 
 def test_a_run_arrives_whole(server: StandIn, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start(out, server, "--total_env_steps=1024", "--wandb=online", WANDB_RUN_ID="whole")
+    followed = {
+        "WANDB_RUN_ID": "whole",
+        "WANDB_NAME": "mine",
+        "WANDB_RUN_GROUP": "ours",
+        "WANDB_MODE": "online",
+    }
+    ignored = {"WANDB_RESUME": "never", "WANDB_DIR": str(tmp_path / "elsewhere")}
+    process = start(out, server, "--total_env_steps=1024", **followed, **ignored)
     printed = finish(process)
     assert process.returncode == 0, printed
+    assert server.belongs["whole"] == {"displayName": "mine", "groupName": "ours"}
+    (note,) = [line for line in printed.splitlines() if line.startswith("note:")]
+    assert all(name in note for name in ignored)
+    assert not any(name in note for name in followed)
+    assert not (tmp_path / "elsewhere").exists()
     assert f"W&B: {server.url}/someone/td3-brax/runs/whole" in printed
     reports = [line for line in sent(server, "whole") if line]
     assert reports == written(out)
@@ -168,6 +183,89 @@ def test_a_preempted_run_of_a_sweep_is_queued_again_and_goes_on_as_the_same(
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WANDB_PROJECT", "team/project"),
+        ("WANDB_PROJECT", "p" * 129),
+        ("WANDB_RUN_ID", "a/b"),
+        ("WANDB_TAGS", "t" * 65),
+        ("WANDB_BASE_URL", "secret"),
+        ("WANDB_MODE", "secret"),
+        ("WANDB_MODE", "shared"),
+        ("WANDB_HTTP_TIMEOUT", "secret"),
+    ],
+)
+def test_what_wandb_refuses_is_told_before_anything_is_compiled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+) -> None:
+    from test_packed import write  # which imports from here
+
+    monkeypatch.setattr(train.Run, "train", None)
+    monkeypatch.setattr(sweep_run, "_train", None)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(name, value)
+    path = write(tmp_path, {})
+    for main, argv in (
+        (train.main, [*OPTIONS, *(["--wandb=offline"] if name != "WANDB_MODE" else [])]),
+        (sweep_run.main, [str(path), *(["--wandb=offline"] if name != "WANDB_MODE" else [])]),
+        (reproduce.main, ["--quick", *(["--wandb=offline"] if name != "WANDB_MODE" else [])]),
+    ):
+        assert main(argv) == 2
+        line = capsys.readouterr().err
+        assert line.count("\n") == 1
+        assert "--wandb=" in line
+        assert name in line
+        assert name == "WANDB_MODE" or "secret" not in line
+        assert [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_client_that_does_not_begin_at_all_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    def refuses(*_: object) -> None:
+        raise ValueError("broken")
+
+    monkeypatch.setattr(WandbRun, "_init", refuses)
+    monkeypatch.setattr(wandb_run, "log_in", lambda _: None)
+    said: list[str] = []
+    run = WandbRun(Config(wandb=mode), tmp_path, None, lambda: None, said.append)
+    run._begun.result(timeout=20)
+    run.log(1, {"env_steps": 1})
+    assert run.close(0, False, {}, []) == ""
+    (line,) = said
+    assert "broken" in line
+
+
+def test_a_client_that_breaks_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        step = 0
+
+        def log(self, *_: object, **__: object) -> None:
+            raise ConnectionError("its process has ended")
+
+    monkeypatch.setattr(WandbRun, "_begin", lambda _: Broken())
+    said: list[str] = []
+    run = WandbRun(Config(), tmp_path, None, lambda: None, said.append)
+    run._begun.result(timeout=20)
+    for step in (1, 2):
+        run.log(step, {"env_steps": step})
+    (line,) = said
+    assert "its process has ended" in line
+
+
+def test_wandbs_stop_before_training_is_heeded_in_somebodys_program() -> None:
+    """It comes on a thread of W&B's, where an exception would be lost, and the stop with it."""
+    own = signals.Signals(alone=False)
+    own.stop()
+    assert own.code == signals.INTERRUPTED
+
+
+@pytest.mark.parametrize(
     ("environment", "says"),
     [
         ({"WANDB_BASE_URL": "http://127.0.0.1:9"}, "warning: W&B: "),
@@ -207,7 +305,7 @@ def test_a_server_that_stops_answering_holds_nothing_up(tmp_path: Path) -> None:
 def test_an_offline_run_needs_no_server(server: StandIn, tmp_path: Path) -> None:
     out = tmp_path / "run"
     before = len(server.operations)
-    process = start(out, server, "--total_env_steps=512", "--wandb=offline", WANDB_RUN_ID="offline")
+    process = start(out, server, "--total_env_steps=512", WANDB_MODE="offline", WANDB_RUN_ID="offline")
     printed = finish(process)
     assert process.returncode == 0, printed
     assert len(server.operations) == before

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from td3_brax import folder
+from td3_brax import folder, wandb_run
 from td3_brax.cli import fail, guarded, parse_options, train_parser, whole
 from td3_brax.config import GYMNASIUM_TASKS, Config, ConfigError, nearest, show
 from td3_brax.device import cores, platform, prepare_jax
@@ -128,6 +128,8 @@ def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
                     why = f"{word} is not one of {', '.join(allowed)}{nearest(word, allowed)}"
                     raise ConfigError(name, others[name], why)
     given |= {n: _number(n, others[n]) for n in ("seeds", "steps", "members") if n in others}
+    if mode := wandb_run.asked():
+        explicit = {"wandb": mode} | explicit
     given |= {n: explicit.pop(n) for n in ("preset", "out", "wandb", "devices") if n in explicit}
     asked = dataclasses.replace(base, **given)
     if asked.preset not in PRESETS:
@@ -199,7 +201,7 @@ def begin(out: Path, plan: Plan) -> None:
 def job(argv: Sequence[str]) -> int:
     """Run what is left of the experiments, and write their page; returns the exit code."""
     asked, options = parse(argv)
-    out = Path(asked.out)
+    wandb_run.check(asked.wandb, _line, together=True)
     with Signals() as signals:
         prepare_jax(bool(options.get("deterministic", False)), asked.devices)
         import jax

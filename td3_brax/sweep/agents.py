@@ -58,15 +58,21 @@ class Agents:
             queue.SimpleQueue() for _ in range(places)
         ]
         self._closed = threading.Event()
+        self.error: Exception | None = None
+        """What ended the heartbeats, such as a sweep that was deleted: there is nothing more to run then."""
         self._thread = threading.Thread(target=self._go_on, daemon=True)
         self._thread.start()
 
     def _go_on(self) -> None:
-        while not self._closed.is_set():
-            for place in range(len(self._ids)):
-                if not self._closed.is_set() and not self._ended[place]:
-                    self._once(place)
-            self._closed.wait(HEARTBEAT_S)
+        try:
+            while not self._closed.is_set():
+                for place in range(len(self._ids)):
+                    if not self._closed.is_set() and not self._ended[place]:
+                        self._once(place)
+                self._closed.wait(HEARTBEAT_S)
+        except Exception as error:  # W&B raises many kinds; a server that is silent for a while is none
+            self.error = error
+            self._ended = [True] * len(self._ids)
 
     def _once(self, place: int) -> None:
         running = self._running[place]
@@ -103,7 +109,7 @@ class Agents:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no place will get another run."""
+        """Whether no place will get another run; those that train go on where heartbeats have failed."""
         return all(self._ended) and all(suggested.empty() for suggested in self._suggested)
 
     def close(self) -> None:

@@ -183,7 +183,8 @@ class Pack:
                 else:
                     time.sleep(WAIT_S)
             for closing in self._closing:
-                closing.result()
+                if error := closing.exception():
+                    self.line(f"warning: a member's end was not noted in full: {one_line(error)}")
             if self.program and self.checkpoints:
                 self.checkpoints.wait()
                 if not self.signals.code:

@@ -18,7 +18,8 @@ from td3_brax.sweep import agents, journal
 from td3_brax.sweep.file import Sweep, SweepError, load
 from td3_brax.sweep.online import Home, Suggestions, register
 from td3_brax.sweep.pack import Job, Pack, Shared, group, make_job, places, train_jobs
-from td3_brax.wandb_run import Membership, project
+from td3_brax.tracking import one_line
+from td3_brax.wandb_run import Membership, asked, check, project
 
 MEMBERS = 16
 """At once, unless --members says otherwise."""
@@ -46,6 +47,7 @@ def job(argv: Sequence[str]) -> int:
         raise ConfigError("resume", given.resume, "takes no other option: it goes on as it was started")
     out = Path(given.resume)
     plan = journal.read_plan(out)
+    check(plan.wandb, _line, together=True)
     sweep = load(out / journal.FILE, plan.name)
     if sweep.suggested:
         raise ConfigError("resume", str(out), "follows W&B's suggestions, which can't be asked for again")
@@ -62,12 +64,13 @@ def _begin(given: argparse.Namespace) -> int:
         raise SweepError("needs a sweep's FILE, or --resume with the folder of one; see --help")
     members, seed = _number("members", given.members, MEMBERS, 1), _number("seed", given.seed, 0, 0)
     devices = _number("devices", given.devices, 0, 1)
-    mode = given.wandb or "online"
+    mode = given.wandb or asked() or "online"
     if mode not in ("online", "offline", "disabled"):
         raise ConfigError("wandb", mode, "must be one of online, offline, disabled")
     sweep = load(Path(given.file))
     if sweep.suggested and mode != "online":
         raise sweep.fail("method", f"W&B has to say what runs: it needs --wandb=online, not {mode}")
+    check(mode, _line, together=True)
     with Signals() as signals:
         there = _devices(sweep, devices)
         if devices > there:
@@ -136,6 +139,9 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
             raise
         raise SweepError(f"{error}; or train fewer than --members={plan.members} at once") from None
     print(summary(sweep, jobs, ends), flush=True)
+    if sweep.suggested and (ended := source.agents.error):
+        fail(f"W&B suggests no more: {one_line(ended)}")
+        return signals.code or 1
     if signals.code and not sweep.suggested:
         _line(f"go on with: td3-brax sweep --resume {out}")
     if signals.code == PREEMPTED and sweep.suggested:
