@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from test_resume import untimed
 from test_run import same_policies, wait_for
 from test_wandb import sent, written
 
-from td3_brax import device
+from td3_brax import device, folder
 from td3_brax.cli import parse_train
 from td3_brax.config import Config
 from td3_brax.presets import PLATFORMS, resolve
@@ -361,6 +362,22 @@ def test_wandbs_suggestions(tmp_path: Path) -> None:
         assert printed.count("compiling for") == 1
 
 
+def test_a_sweep_that_is_deleted_ends(tmp_path: Path) -> None:
+    """Its heartbeats are told so, on a thread of their own; the member that trains is finished."""
+    parameters = {"gamma": {"min": 0.9, "max": 0.99}, "total_env_steps": {"value": 4096}}
+    path = write(tmp_path, parameters, method="bayes")
+    with StandIn() as server:
+        server.queue = [("a", SMALL | {"total_env_steps": 4096, "gamma": 0.9})]
+        process = start(tmp_path, server, str(path))
+        wait_for(lambda: not server.queue, process, 120)
+        server.deleted.set()
+        printed = finish(process, code=1)
+        assert server.ends["a"][-1] == {"complete": True, "exitcode": 0}
+    assert len(written(tmp_path / "out" / "001")) == 32
+    assert printed.splitlines()[-1].startswith("td3-brax: W&B")
+    assert "Traceback" not in printed
+
+
 def test_a_client_that_cant_be_asked(tmp_path: Path) -> None:
     assert agents.missing() == ""
     path = write(tmp_path, {"gamma": {"min": 0.9, "max": 0.99}}, method="bayes")
@@ -428,6 +445,53 @@ def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(
         for policy in POLICIES:
             assert same_policies(out / name / policy, whole / name / policy)
     assert run.main([f"--resume={out}"]) == 0  # nothing is left to do
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    files = (path for path in out.rglob("*") if path.is_file() and path.name != "members.jsonl")
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def test_a_lost_journal_trains_nobody_anew(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has ended has by its own folder; what is not known to have is never deleted."""
+    out = tmp_path / "out"
+    shutil.copytree(whole, out)
+    before, ends = contents(out), journal.Journal(out).ends
+    (out / "members.jsonl").unlink()
+    assert run.main([f"--resume={out}"]) == 0
+    assert contents(out) == before
+    assert len(re.findall(r"^00\d  .*  12,800     done$", capsys.readouterr().out, re.MULTILINE)) == 3
+    assert journal.Journal(out).ends == ends
+
+    (out / "members.jsonl").unlink()
+    log = out / "002" / "metrics.jsonl"
+    log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
+    before, lost = contents(out), journal.Journal(out)
+    assert [lost.look(number, "eval/return_best", False) for number in (1, 2, 3)] == [True] * 3
+    assert set(lost.ends) == {1, 3}
+    assert {name.replace("002-before-1", "002"): text for name, text in contents(out).items()} == before
+    assert not (out / "002").exists()
+
+
+def test_a_member_that_diverged_has_ended_by_its_own_folder(tmp_path: Path) -> None:
+    out = tmp_path / "001"
+    out.mkdir()
+    folder.write_config(out, Config(**SMALL | {"hidden_sizes": (16, 16), "env": "ant"}))
+    last = {"env_steps": 128, "wall_s": 1.0, "update/skipped": 3}
+    (out / "metrics.jsonl").write_text(json.dumps(last) + "\n")
+    lost = journal.Journal(tmp_path)
+    assert lost.look(1, "eval/return_best", False)
+    assert (lost.ends[1].end, lost.ends[1].code) == ("diverged", 1)
+
+
+def test_two_starts_in_one_folder_are_one_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = write(tmp_path, {}), tmp_path / "out"
+    out.mkdir()
+    with folder.hold(out):
+        assert run.main([str(path), "--wandb=disabled", f"--out={out}"]) == 2
+    assert f"--out={out}" in capsys.readouterr().err
 
 
 def test_what_does_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from td3_brax import checkpoint
+from td3_brax import checkpoint, folder
 from td3_brax.config import ConfigError
 from td3_brax.folder import Outcome, write_whole
+from td3_brax.signals import DIVERGED
 
 FILE = "sweep.yaml"
 PLAN = "sweep.json"
@@ -92,6 +94,26 @@ class Journal:
                     self.ids[number] = noted["wandb_id"]
             write_whole(self._path, text[: text.rfind("\n") + 1].encode())
 
+    def look(self, number: int, metric: str, seated: bool) -> bool:
+        """Take from a member's own folder that it has ended, where a line that says so is lost.
+
+        The folder of a member of which neither this journal nor a checkpoint (``seated``) knows is put aside.
+
+        Returns:
+            whether the folder has told more than this journal.
+        """
+        out = self._path.parent / f"{number:03d}"
+        if number in self.ends or not folder.holds_run(out):
+            return False
+        if (end := _end_of(out, metric)) is not None:
+            self.end(number, end)
+            return True
+        if number in self.ids or seated:
+            return False
+        names = (out.with_name(f"{out.name}-before-{i}") for i in itertools.count(1))
+        out.rename(next(path for path in names if not path.exists()))
+        return True
+
     def start(self, number: int, wandb_id: str | None) -> None:
         """A member has begun, for the first time or again."""
         self.ids[number] = wandb_id
@@ -105,6 +127,27 @@ class Journal:
     def _add(self, noted: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
             file.write(json.dumps(noted) + "\n")
+
+
+def _end_of(out: Path, metric: str) -> End | None:
+    """How the member in ``out`` ended, by its metrics; None if it has not."""
+    try:
+        reports = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        stops = json.loads((out / "config.json").read_text())["on_nonfinite"] == "stop"
+        last = reports[-1]
+        diverged = stops and last["update/skipped"] > 0
+        if not diverged and not folder.complete(out):
+            return None
+        outcome = Outcome(env_steps=last["env_steps"], chunk=len(reports), wall_s=last["wall_s"])
+        for report in reports:
+            if (mean := report.get("eval/return_mean")) is not None:
+                outcome.return_mean, outcome.return_std = mean, report["eval/return_std"]
+                if mean > outcome.best:
+                    outcome.best, outcome.best_env_steps = mean, report["env_steps"]
+        end, code = ("diverged", DIVERGED) if diverged else ("done", 0)
+        return End(outcome, end, code, last.get(metric))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _number(value: Any) -> Any:

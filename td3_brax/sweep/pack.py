@@ -401,6 +401,10 @@ def train_jobs(shared: Shared, jobs: Sequence[Job], members: int, devices: int) 
     """
     saved = journal.newest(shared.out, shared.line)
     seated = {seat.number for seat in saved.seats} if saved else set()
+    if lost := [
+        n for n in (one.number for one in jobs) if shared.journal.look(n, shared.metric, n in seated)
+    ]:
+        shared.line(f"members.jsonl lacks {', '.join(map('{:03d}'.format, lost))}: their own folders tell")
     for own in group(jobs):
         left = {one.number: one for one in own if one.number not in shared.journal.ends}
         if not left or shared.signals.code:
