@@ -195,6 +195,8 @@ def options(run: Path, explicit: Mapping[str, Any]) -> dict[str, Any]:
     """
     before = load_config(str(run / "config.json"))
     for name, value in explicit.items():
+        if name == "devices" and value == 0:  # all: whether they are as many as before is found out later
+            continue
         if name != "out" and value != before.get(name, FIELDS[name].default):
             if not FIELDS[name].metadata["may_change"]:
                 raise ConfigError(

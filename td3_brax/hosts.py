@@ -28,20 +28,34 @@ class HostLostError(RuntimeError):
     """The run can't go on with the other hosts; its text is one line."""
 
 
-def named() -> int:
-    """How many processes the environment says that this is one of; 2 for several whose number JAX asks for.
+def named(asked: bool = True) -> int:
+    """How many processes are to train one run with this one; 2 for several whose number JAX asks for.
 
+    A launcher (SLURM, Open MPI, Kubernetes) that says how many it has started does not say that they belong
+    together: it starts as many runs of their own. JAX's own variables and a TPU pod do.
+
+    Args:
+        asked: whether somebody has, by ``--devices all``.
     Raises:
-        ConfigError: it says something else than a number.
+        ConfigError: the environment has something else than a number.
     """
-    sizes = ["JAX_NUM_PROCESSES", "OMPI_COMM_WORLD_SIZE"]
+    if "JAX_NUM_PROCESSES" in os.environ:
+        return _number("JAX_NUM_PROCESSES")
+    if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
+        return 2
+    return launched() if asked else 1
+
+
+def launched() -> int:
+    """How many processes a launcher says that it has started, as :func:`named` says them."""
+    sizes = ["OMPI_COMM_WORLD_SIZE"]
     if "SLURM_STEP_NODELIST" in os.environ:  # otherwise a batch script, which runs once
         sizes.append("SLURM_NTASKS")
     for name in sizes:
         if name in os.environ:
             return _number(name)
     pod = "JOB_COMPLETION_INDEX" in os.environ and importlib.util.find_spec("kubernetes") is not None
-    return 2 if pod or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") else 1
+    return 2 if pod else 1
 
 
 def _number(name: str) -> int:
@@ -71,7 +85,7 @@ def join() -> None:
     except (RuntimeError, ValueError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            "devices", "all", f"the hosts can't be joined ({why}); --devices=1 trains on each by itself"
+            "devices", "all", f"the hosts can't be joined ({why}); without it, each trains a run of its own"
         ) from None
     nodes = os.environ.get("SLURM_STEP_NUM_NODES")
     if nodes is not None and nodes == os.environ.get("SLURM_NTASKS"):
@@ -131,7 +145,7 @@ def check_alike(what: object) -> None:
             "devices",
             "all",
             "the hosts differ in options, versions or checkpoints; a run needs the same command on each and "
-            "a file system that they share (--devices=1: each trains by itself)",
+            "a file system that they share (without --devices=all each trains a run of its own)",
         )
 
 

@@ -62,7 +62,10 @@ def launch(
         explicit = folder.options(run, explicit)
     wandb_run.check(explicit.get("wandb", "disabled"), print)
     devices = explicit.get("devices", CPU_DEVICES)
-    together = 1 if devices == 1 or os.environ.get("WANDB_SWEEP_ID") else hosts.named()
+    alone = devices == 1 or os.environ.get("WANDB_SWEEP_ID")
+    together = 1 if alone else hosts.named(all_devices)
+    if together == 1 < hosts.launched() and not alone:
+        print("note: one of several processes, each for a run of its own; --devices all makes them train one")
     prepare_jax(explicit.get("deterministic", False), -(-devices // together))
     if together > 1:
         hosts.join()

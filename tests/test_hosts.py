@@ -19,7 +19,7 @@ import pytest
 from test_resume import assert_same_run, lines, untimed
 from test_run import MODULE, OPTIONS, make_run, wait_for
 
-from td3_brax import checkpoint, hosts
+from td3_brax import checkpoint, fit, hosts
 from td3_brax.config import Config, ConfigError
 from td3_brax.device import on_devices
 from td3_brax.envs.mjx import mjx
@@ -188,27 +188,51 @@ SLURM = {"SLURM_STEP_NODELIST": "node[1-4]", "SLURM_NTASKS": "4"}
 
 
 @pytest.mark.parametrize(
-    ("environment", "count"),
+    ("environment", "asked", "unasked"),
     [
-        ({}, 1),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, 1),  # a batch script, which runs once
-        (SLURM, 4),
-        (SLURM | {"SLURM_NTASKS": "1"}, 1),
-        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2),
-        ({"JAX_NUM_PROCESSES": "3", **SLURM}, 3),
-        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1),
-        ({"TPU_WORKER_HOSTNAMES": "a,b"}, 2),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 1),
+        ({}, 1, 1),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "4"}, 1, 1),  # a batch script, which runs once
+        (SLURM, 4, 1),  # as many runs of their own, until somebody says that they are one
+        (SLURM | {"SLURM_NTASKS": "1"}, 1, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, 2, 1),
+        ({"JAX_NUM_PROCESSES": "3", **SLURM}, 3, 3),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, 1, 1),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, 2, 2),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, 1, 1),
     ],
 )
-def test_only_an_environment_of_several_processes_is_joined(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], count: int
+def test_only_processes_of_one_run_are_joined(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], asked: int, unasked: int
 ) -> None:
     for name in (*SLURM, "OMPI_COMM_WORLD_SIZE", "JAX_NUM_PROCESSES"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert hosts.named() == count
+    assert hosts.named(asked=True) == asked
+    assert hosts.named(asked=False) == unasked
+
+
+def test_runs_of_their_own_in_one_srun_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trains; before, each waited for the others, and was told that they differ."""
+    joined = []
+    monkeypatch.setattr(hosts, "join", lambda: joined.append(1))
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    for seed in (1, 2):
+        argv = [*OPTIONS, "--total_env_steps=256", f"--seed={seed}"]
+        assert make_run(argv, tmp_path / f"{seed}").code == 0
+    assert not joined
+    monkeypatch.setattr(hosts, "join", lambda: (_ for _ in ()).throw(ConfigError("devices", "all", "met")))
+    with pytest.raises(ConfigError, match="met"):
+        fit(out=tmp_path / "one", devices="all")
+
+
+def test_all_devices_may_be_said_again_where_a_run_goes_on(tmp_path: Path) -> None:
+    """The folder knows how many they were."""
+    out = tmp_path / "run"
+    argv = [*OPTIONS, "--total_env_steps=256", "--devices=all"]
+    assert make_run(argv, out).code == 0
+    assert make_run([*argv, "--resume=auto"], out).code == 0
 
 
 def test_a_number_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
