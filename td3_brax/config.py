@@ -49,7 +49,7 @@ MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 FEWEST_ATOMS = 15
 """With fewer, a histogram's mean is off by more than a thousandth of its target (``values.py``)."""
-PRESETS = ("quick", "paper", "author", "ddpg")
+PRESETS = ("quick", "paper", "author", "our-ddpg")
 BACKENDS = ("mjx", "generalized", "positional", "spring")
 PHYSICS = ("auto", "fast", "mjx")
 
@@ -65,7 +65,9 @@ def show(value: object) -> str:
     """A value as one would type it on the command line, on one line."""
     if isinstance(value, list | tuple):
         return "[" + ",".join(show(item) for item in value) + "]"
-    text = f"{value:g}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return text if text.isprintable() else ascii(text)
 
 

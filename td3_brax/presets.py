@@ -60,7 +60,7 @@ def _author(env: str, platform: str) -> dict[str, Any]:
     }
 
 
-def _ddpg(env: str, platform: str) -> dict[str, Any]:
+def _our_ddpg(env: str, platform: str) -> dict[str, Any]:
     """The paper's "our DDPG": TD3's architecture and settings without its three changes."""
     return _paper(env, platform) | {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
 
@@ -108,7 +108,7 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
     }
 
 
-MAKERS = dict(zip(PRESETS, (_quick, _paper, _author, _ddpg), strict=True))
+MAKERS = dict(zip(PRESETS, (_quick, _paper, _author, _our_ddpg), strict=True))
 
 
 def resolve(explicit: Mapping[str, Any], platform: str) -> Config:

@@ -175,7 +175,7 @@ PAPER = SHARED | {
 }
 EXPECTED = {
     "paper": PAPER,
-    "ddpg": PAPER | {"target_noise": 0.0, "policy_delay": 1, "num_critics": 1},
+    "our-ddpg": PAPER | {"target_noise": 0.0, "policy_delay": 1, "num_critics": 1},
     "author": PAPER
     | {
         "hidden_sizes": (256, 256),
@@ -190,9 +190,9 @@ WARMUP = {
     ("paper", "halfcheetah"): 10_000,
     ("paper", "hopper"): 1000,
     ("paper", "inverted_pendulum"): 1000,
-    ("ddpg", "ant"): 10_000,
-    ("ddpg", "hopper"): 1000,
-    ("ddpg", "inverted_pendulum"): 1000,
+    ("our-ddpg", "ant"): 10_000,
+    ("our-ddpg", "hopper"): 1000,
+    ("our-ddpg", "inverted_pendulum"): 1000,
     ("author", "ant"): 25_000,
     ("author", "hopper"): 25_000,
     ("author", "reacher"): 1000,

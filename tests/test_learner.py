@@ -280,7 +280,7 @@ SETTINGS = {
     "without delay": (1, 2, {}),
     "without smoothing": (2, 2, {"target_noise": 0.0}),
     "without clipped double Q": (2, 1, {}),
-    "ddpg": (1, 1, {"target_noise": 0.0}),
+    "our-ddpg": (1, 1, {"target_noise": 0.0}),
 }
 
 

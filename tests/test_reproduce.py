@@ -16,7 +16,7 @@ import pytest
 from test_run import wait_for
 from test_wandb import kept
 
-from td3_brax.config import Config
+from td3_brax.config import PRESETS, Config
 from td3_brax.presets import resolve
 from td3_brax.reproduce import run
 from td3_brax.reproduce.algorithms import ALGORITHMS, algorithm_of
@@ -92,7 +92,7 @@ def test_what_it_makes(whole: tuple[Path, str]) -> None:
     trials = rows(out / "report" / "runs.csv")
     assert len(trials) == 4
     assert all(row["last policy in Gymnasium"] for row in trials)
-    assert [row["algorithm"] for row in trials] == ["TD3"] * 2 + ["our DDPG (AHE)"] * 2
+    assert [row["experiment"] for row in trials] == ["TD3"] * 2 + ["our DDPG (AHE)"] * 2
     page = (out / "report.html").read_text()
     assert "With options of its own beside those of the preset paper: --num_envs=8" in page
     assert "td3-brax reproduce --envs=InvertedPendulum-v4" in page
@@ -215,10 +215,13 @@ def test_an_algorithm_is_known_by_its_options(preset: str, algo: str) -> None:
     assert algorithm_of(own | {"gamma": 0.5}, options()) is None
 
 
-def test_the_papers_own_ddpg_is_the_preset() -> None:
-    ours = vars(resolve({"preset": "ddpg", "env": "Ant-v4"}, "cpu"))
-    theirs = vars(resolve({"preset": "paper", "env": "Ant-v4", **ALGORITHMS["our-ddpg"].options}, "cpu"))
-    assert {**ours, "preset": ""} == {**theirs, "preset": ""}
+def test_a_name_that_presets_and_algorithms_share_means_one_thing() -> None:
+    both = set(PRESETS) & set(ALGORITHMS)
+    assert both == {"our-ddpg"}
+    for name in both:
+        ours = vars(resolve({"preset": name, "env": "Ant-v4"}, "cpu"))
+        theirs = vars(resolve({"preset": "paper", "env": "Ant-v4", **ALGORITHMS[name].options}, "cpu"))
+        assert {**ours, "preset": ""} == {**theirs, "preset": ""}
 
 
 @pytest.mark.parametrize(
