@@ -17,7 +17,7 @@ COMMANDS = {
     "render": ("td3_brax.render.run", "a film of a run's policy, or a page to look at it from all sides"),
     "reproduce": ("td3_brax.reproduce.run", "the TD3 paper's experiments, and a page beside its numbers"),
     "report": ("td3_brax.report.run", "a page about any runs: curves, tables, PNG and CSV"),
-    "score": ("td3_brax.score", "the same in the real Gymnasium environment, beside the device's"),
+    "score": ("td3_brax.score", "score it in the real Gymnasium environment too, beside the device's"),
 }
 
 

@@ -84,12 +84,12 @@ def _devices(target: str, count: int) -> Sequence[Any]:
             version = metadata.version(package)
         except metadata.PackageNotFoundError:
             raise AotError(
-                f"compiling for a GPU needs {package}, which is not installed: pip install td3-brax[aot]"
+                f"compiling for a GPU needs {package}, which is not installed: pip install 'td3-brax[aot]'"
             ) from None
         # JAX itself only warns, and fails later with an error about a handler that is not registered.
         if package.startswith("jax") and version != jaxlib:
             raise AotError(
-                f"{package} {version} is not of jaxlib's version, {jaxlib}: pip install td3-brax[aot]"
+                f"{package} {version} is not of jaxlib's version, {jaxlib}: pip install 'td3-brax[aot]'"
             )
     try:
         topology = topologies.get_topology_desc(

@@ -13,6 +13,7 @@ from td3_brax.config import BRAX_TASKS, Config
 from td3_brax.device import prepare_jax
 from td3_brax.policy import Policy, PolicyError, load_policy
 from td3_brax.presets import resolve
+from td3_brax.words import counted, number
 
 
 def load(run: str, which: str) -> tuple[Config, Policy]:
@@ -68,10 +69,11 @@ def on_device(
 
 def summary(returns: np.ndarray, lengths: np.ndarray) -> str:
     """Mean, deviation and a 95% interval of returns [episodes]."""
-    low, high = interval(returns)
+    values = float(returns.mean()), deviation(returns), *interval(returns)
+    mean, std, low, high = (number(value, values, least=1) for value in values)
     return (
-        f"return {returns.mean():,.1f} +- {deviation(returns):,.1f}, 95% interval [{low:,.1f}, {high:,.1f}], "
-        f"length {lengths.mean():,.0f}, {len(returns)} episodes"
+        f"return {mean} +- {std}, 95% interval [{low}, {high}], length {lengths.mean():,.0f}, "
+        f"{counted(len(returns), 'episode')}"
     )
 
 

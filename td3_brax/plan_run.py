@@ -9,6 +9,7 @@ from td3_brax.cli import guarded, parse_options, train_parser
 from td3_brax.config import ConfigError, nearest
 from td3_brax.device import accelerated, on_devices, platform, prepare_jax
 from td3_brax.presets import CPU_DEVICES, resolve
+from td3_brax.words import counted
 
 GPUS = {
     "t4": 16,
@@ -61,9 +62,8 @@ def job(argv: Sequence[str]) -> int:
     plan_of = plan.make_plan(shapes, workspace, layout)
 
     name = gpu or device.device_kind
-    print(
-        f"{config.env} ({config.preset}) in {config.num_envs:,} environments, on {config.devices} x {name}:"
-    )
+    many = counted(config.num_envs, "environment")
+    print(f"{config.env} ({config.preset}) in {many}, on {config.devices} x {name}:")
     rows = f"{config.capacity:,} transitions"
     notes = {"replay": rows, "workspace": f"of the chunk, compiled for {compiled_for}"}
     for part, size in plan_of.items():

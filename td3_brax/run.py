@@ -17,6 +17,7 @@ from td3_brax.schedule import make_schedule
 from td3_brax.signals import DIVERGED, FAILED, INTERRUPTED, PREEMPTED, TERMINATED, Signals
 from td3_brax.tracking import Display, Report, duration, one_line
 from td3_brax.wandb_run import WandbRun
+from td3_brax.words import command, counted, number, spread
 
 Callback = Callable[[Report], object]
 """Takes each report (a line of ``metrics.jsonl``); one that returns True stops the run, as Ctrl-C does."""
@@ -76,11 +77,14 @@ class Run:
         else:
             self.program.begin()
         state = self.record.outcome
+        asked, chunk = self.config.total_env_steps, schedule.env_steps
+        up = f" ({asked:,} rounded up to whole reports of {chunk:,})" * (asked != schedule.total_env_steps)
+        updates = f"{counted(schedule.updates, 'update')} of {self.config.batch_size}"
         display.line(
-            f"{self.config.env}: {schedule.total_env_steps:,} steps in {self.config.num_envs} environments, "
-            f"{schedule.updates} update{'s' * (schedule.updates > 1)} of {self.config.batch_size} after "
-            f"every {schedule.steps} vector step{'s' * (schedule.steps > 1)}; greedy evaluation every "
-            f"{schedule.chunks_per_eval * schedule.env_steps:,} steps; writing to {self.out}"
+            f"{self.config.env}: {counted(schedule.total_env_steps, 'step')}{up} in "
+            f"{counted(self.config.num_envs, 'environment')}, {updates} after every "
+            f"{counted(schedule.steps, 'vector step')}; greedy evaluation every "
+            f"{schedule.chunks_per_eval * chunk:,} steps; writing to {self.out}"
         )
         self._saved = time.perf_counter()
         self.phases = self._phases(imported, self._saved)
@@ -89,7 +93,7 @@ class Run:
         if hosts.count() > 1:
             display.line(
                 f"{hosts.count()} hosts train together; where one is lost all end (75, or JAX's 134), and "
-                f"td3-brax train --resume {self.out} on all goes on from the last checkpoint"
+                f"{command('train', '--resume', self.out)} on all goes on from the last checkpoint"
             )
         signals.training = True
         display.begin(state.env_steps, state.best)
@@ -101,7 +105,7 @@ class Run:
             self._rescue()
             if hosts.count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            again = f"td3-brax train --resume {self.out if hosts.first() else 'RUN'}"
+            again = command("train", "--resume", self.out if hosts.first() else "RUN")
             raise hosts.HostLostError(
                 f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is good: "
                 f"start all again with {again}"
@@ -268,7 +272,7 @@ class Run:
         if not hosts.first():
             return
         config, out, state, line = self.config, self.out, self.record.outcome, self.display.line
-        again = f"td3-brax train --resume {out}"
+        again = command("train", "--resume", out)
         if code == PREEMPTED:
             line(f"saved at {state.env_steps:,} steps in {out}; go on with: {again}")
             return
@@ -280,21 +284,20 @@ class Run:
             line(f"failed: {lacks}" if lacks else f"nothing was learnt yet; the log is in {out}")
             return
         word = {0: "ended" if lacks else "done", DIVERGED: "diverged"}.get(code, "stopped early")
-        again_scored = ""
-        if state.kept is not None:
-            again_scored = f", that policy in fresh episodes {state.kept:,.0f} +- {state.kept_std:,.0f}"
         goes_on = code == INTERRUPTED and config.checkpoint_every_min
+        best = f"best {number(state.best)} at {state.best_env_steps:,}"
+        if state.kept is not None and state.kept_std is not None:
+            best += f", that policy in fresh episodes {spread(state.kept, state.kept_std)}"
         line(
-            f"{word}: greedy return {state.return_mean:,.0f} +- {state.return_std:,.0f} over "
-            f"{config.eval_episodes - state.broken} episodes after {state.env_steps:,} steps (best "
-            f"{state.best:,.0f} at {state.best_env_steps:,}{again_scored}) in {duration(state.wall_s)}, of "
-            f"which compiling {duration(self.program.compile_s)}."
+            f"{word}: greedy return {spread(state.return_mean, state.return_std)} over "
+            f"{counted(config.eval_episodes - state.broken, 'episode')} after {state.env_steps:,} steps "
+            f"({best}) in {duration(state.wall_s)}, of which compiling {duration(self.program.compile_s)}."
         )
         line(
             f"failed: {lacks}"
             if lacks
             else f"saved in {out}: policy_best.npz, policy_last.npz, curve.png, metrics.jsonl. "
-            f"Next: {again if goes_on else f'td3-brax eval {out}'}"
+            f"Next: {again if goes_on else command('eval', out)}"
         )
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from td3_brax.words import number, spread
+
 Report = dict[str, Any]
 """Metric name -> number, or None where there is none."""
 
@@ -172,7 +174,7 @@ class Display:
             self._last = report["eval/return_mean"]
             best = report["eval/return_best"]
             self._best = -math.inf if best is None else best
-        score = "" if self._last is None else f", return {self._last:,.0f} (best {self._best:,.0f})"
+        score = "" if self._last is None else f", return {number(self._last)} (best {number(self._best)})"
         if self._bar:
             text = f"{steps:,}/{self._total:,} steps, {speed}, {left} left{score}"
             self._bar.show(min(steps, self._total), text)
@@ -180,13 +182,13 @@ class Display:
             said = "no greedy return"
             if self._last is not None:
                 said = (
-                    f"greedy return {self._last:,.0f} +- {report['eval/return_std']:,.0f}, "
+                    f"greedy return {spread(self._last, report['eval/return_std'])}, "
                     f"length {report['eval/length_mean']:,.0f}"
                 )
             self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}  {said}  ({speed}, {left} left)")
         elif not self._bar:
             trained = report["train/return_mean"]
-            exploring = "" if trained is None else f"  exploring return {trained:,.0f}"
+            exploring = "" if trained is None else f"  exploring return {number(trained)}"
             self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}{exploring}  ({speed})")
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import secrets
+import shlex
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -248,7 +249,7 @@ class WandbRun:
             self._why_offline = one_line(error)
         folders = sorted((self._out / "wandb").glob("*run-*"))
         if (self._why_offline or self._config.wandb == "offline") and folders:
-            return f"send it to W&B with: wandb sync {folders[-1]}"
+            return f"send it to W&B with: {shlex.join(['wandb', 'sync', str(folders[-1])])}"
         return f"warning: W&B: {self._why_offline}" if self._why_offline else ""
 
     def _send(self, run: Any, files: Sequence[Path]) -> None:

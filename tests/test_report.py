@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import json
 import math
 import re
@@ -25,7 +26,8 @@ from td3_brax.config import FIELDS
 from td3_brax.presets import resolve
 from td3_brax.report import run, stats
 from td3_brax.report.figures import smooth
-from td3_brax.report.runs import find, group
+from td3_brax.report.groups import group
+from td3_brax.report.runs import Run, find
 from td3_brax.reproduce import paper
 from td3_brax.reproduce.algorithms import ALGORITHMS
 
@@ -78,7 +80,7 @@ def test_what_a_page_says_is_what_numpy_says(trials: dict[str, np.ndarray], tmp_
     assert run.main([str(tmp_path)]) == 0
     points = rows(tmp_path / "report" / "curves.csv")
     for algo, returns in trials.items():
-        own = [row for row in points if row["algorithm"] == ALGORITHMS[algo].title]
+        own = [row for row in points if row["experiment"] == ALGORITHMS[algo].title]
         assert [int(row["env_steps"]) for row in own] == [5000 * (i + 1) for i in range(30)]
         for name, expected in {
             "mean": returns.mean(axis=0),
@@ -88,7 +90,7 @@ def test_what_a_page_says_is_what_numpy_says(trials: dict[str, np.ndarray], tmp_
             "q_true": returns.mean(axis=0) / 2,
         }.items():
             np.testing.assert_allclose([float(row[name]) for row in own], expected, rtol=1e-5)
-    best = {row["algorithm"]: row for row in rows(tmp_path / "report" / "best.csv")}
+    best = {row["experiment"]: row for row in rows(tmp_path / "report" / "best.csv")}
     mean = trials["td3"].mean(axis=0)
     at = mean.argmax()
     deviation = trials["td3"].std(axis=0)[at]
@@ -96,7 +98,7 @@ def test_what_a_page_says_is_what_numpy_says(trials: dict[str, np.ndarray], tmp_
     assert best["TD3"]["at step"] == f"{5000 * (at + 1):,}"
     assert best["TD3"]["published, 1M steps (v1)"] == "4,372 ± 1,000"
     assert best["our DDPG (AHE)"]["published, 1M steps (v1)"] == "889"
-    last = {row["algorithm"]: row for row in rows(tmp_path / "report" / "last.csv")}
+    last = {row["experiment"]: row for row in rows(tmp_path / "report" / "last.csv")}
     for algo, returns in trials.items():
         ends = returns[:, -10:].mean(axis=1)
         said = last[ALGORITHMS[algo].title]["average of the last 10 evaluations"]
@@ -188,6 +190,154 @@ def test_groups_are_named_by_what_differs(tmp_path: Path) -> None:
     ]
 
 
+QUICK = {"preset": "quick", "env": "ant"}
+
+
+@pytest.mark.parametrize(
+    ("runs", "labels"),
+    [
+        # What presets differ in has their names; what was chosen beside them is said.
+        ([QUICK, {"env": "ant", "gamma": 0.9}], ["quick", "paper --gamma=0.9"]),
+        ([QUICK | {"num_envs": 4}, {"env": "ant"}], ["TD3", "quick --num_envs=4"]),
+        ([QUICK | {"tau": 0.1}, QUICK | {"tau": 0.2}], ["--tau=0.1", "--tau=0.2"]),
+        # What is chosen for all of them sets none apart.
+        ([QUICK | {"batch_size": 64}, {"env": "ant", "batch_size": 64}], ["quick", "paper"]),
+        # Runs that differ in length differ in that, not in the warm-up that follows from it.
+        (
+            [QUICK | {"total_env_steps": 200_000}, QUICK],
+            ["quick --total_env_steps=200000", "quick --total_env_steps=8000000"],
+        ),
+        ([{"total_env_steps": 200_000}, {"total_env_steps": 10_000}], ["TD3"]),
+        # The paper's algorithm with either preset, and beside itself.
+        ([{}, {"preset": "author"}], ["TD3 (paper)", "TD3 (author)"]),
+        ([{}, {"num_envs": 25}], ["TD3 --num_envs=1", "TD3 --num_envs=25"]),
+        (
+            [{"preset": "our-ddpg"}, {"policy_delay": 1, "target_noise": 0, "num_critics": 1}],
+            ["our DDPG (AHE)"],
+        ),
+        # Numbers in few digits, unless they tell runs apart.
+        ([{"gamma": 0.1234567}, {"gamma": 0.2}], ["--gamma=0.1235", "--gamma=0.2"]),
+        (
+            [{"gamma": 0.1234567}, {"gamma": 0.1234568}],
+            ["--gamma=0.1235 --gamma=0.1234567", "--gamma=0.1235 --gamma=0.1234568"],
+        ),
+    ],
+)
+def test_labels(runs: list[dict[str, Any]], labels: list[str], tmp_path: Path) -> None:
+    for i, options in enumerate(runs):
+        made(tmp_path / str(i), [1.0], **options)
+    assert [own.label for own in group(find([str(tmp_path)]))] == labels
+
+
+def test_a_presets_runs_on_two_kinds_of_devices_have_their_names(tmp_path: Path) -> None:
+    made(tmp_path / "cpu", [1.0], **QUICK)
+    there = resolve(QUICK, "gpu")
+    text = json.dumps({name: getattr(there, name) for name in FIELDS})
+    (made(tmp_path / "gpu", [1.0], **QUICK) / "config.json").write_text(text)
+    assert [own.label for own in group(find([str(tmp_path)]))] == ["quick (CPU)", "quick (GPU)"]
+
+
+CHOICES = {
+    "preset": ["quick", "paper", "author", "our-ddpg"],
+    "num_envs": [1, 25],
+    "total_env_steps": [10_000, 2_000_000],
+    "lr_decay": [0.0, 0.5],
+    "tau": [0.005, 0.0050001],
+    "target_noise": [0.0, 0.2],
+}
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.fixed_dictionaries({}, optional={k: st.sampled_from(v) for k, v in CHOICES.items()}),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_no_two_groups_of_a_task_have_the_same_label(runs: list[dict[str, Any]]) -> None:
+    every = [
+        Run(
+            str(i),
+            dataclasses.asdict(resolve({"preset": "paper", "env": "Ant-v4"} | options, "cpu")),
+            [],
+            [],
+            None,
+        )
+        for i, options in enumerate(runs)
+    ]
+    groups = group(every)
+    assert len({own.label for own in groups}) == len(groups)
+    assert sum(len(own.runs) for own in groups) == len(runs)
+
+
+def texts(figure: Any) -> list[Any]:
+    legend = figure.legends[0]
+    return [*legend.get_texts(), *(ax.title for ax in figure.axes)]
+
+
+def test_pictures_hold_what_they_say_however_long_and_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Legends and titles are within the picture, apart from the panels, which stay large."""
+    import matplotlib.pyplot as plt
+
+    names = [
+        "tau",
+        "gamma",
+        "actor_lr",
+        "critic_lr",
+        "exploration_noise",
+        "target_noise",
+        "target_noise_clip",
+    ]
+    for i in range(16):
+        options = dict.fromkeys(names, (i + 1) / 10000.0 + 1e-07)
+        env = f"my_long_package.tasks.locomotion:QuadrupedOnRoughTerrain{i // 8}"
+        made(tmp_path / str(i), [1.0, 2.0], env=env, **options)
+    seen = []
+
+    def look(figure: Any) -> None:
+        seen.append(figure)
+        figure.canvas.draw()
+        whole = figure.bbox
+        for text in texts(figure):
+            box = text.get_window_extent()
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1, text.get_text()
+            assert whole.y0 <= box.y0 < box.y1 <= whole.y1, text.get_text()
+        top = figure.legends[0].get_window_extent().y1
+        panels = [ax.get_window_extent() for ax in figure.axes]
+        assert all(box.y0 > top for box in panels)
+        assert all(box.height > figure.dpi and box.width > figure.dpi for box in panels)
+        lines = [line for line in figure.legends[0].get_lines() if not line.get_label().endswith("true")]
+        assert len({(line.get_color(), line.get_linestyle()) for line in lines}) == len(lines)
+
+    monkeypatch.setattr(plt, "close", look)
+    assert run.main([str(tmp_path)]) == 0
+    assert len(seen) == 4
+
+
+def test_a_single_evaluation_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import matplotlib.pyplot as plt
+
+    made(tmp_path / "0", [0.01], env="ant")
+    made(tmp_path / "1", [0.02], env="ant", seed=1)
+    seen = []
+
+    def look(figure: Any) -> None:
+        seen.append(figure)
+        for line in figure.axes[0].get_lines():
+            assert line.get_marker() == "o"
+
+    monkeypatch.setattr(plt, "close", look)
+    assert run.main([str(tmp_path)]) == 0
+    assert len(seen) == 4
+    (best,) = rows(tmp_path / "report" / "best.csv")
+    assert best["max average return"] == "0.0150 ± 0.0050"
+    (reached,) = {row["return"] for row in rows(tmp_path / "report" / "speed.csv")} & {"0.0200"}
+    assert reached
+
+
 def test_trials_evaluated_at_other_steps_are_listed_but_not_averaged(tmp_path: Path) -> None:
     made(tmp_path / "a", [1.0, 2.0], seed=0)
     made(tmp_path / "b", [2.0, 3.0], seed=1, every=5001)
@@ -196,19 +346,66 @@ def test_trials_evaluated_at_other_steps_are_listed_but_not_averaged(tmp_path: P
     assert len(rows(tmp_path / "report" / "runs.csv")) == 2
 
 
+def test_one_damaged_run_is_named_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made(tmp_path / "good", [1.0, 2.0])
+    bad = made(tmp_path / "bad", [1.0, 2.0]) / "metrics.jsonl"
+    first = bad.read_text().partition("\n")[0]
+    gone = made(tmp_path / "gone", [1.0])
+    (gone / "metrics.jsonl").unlink()
+    (gone / "policy_last.npz").touch()
+    for line in ("{", "5", "{}", '{"env_steps": "1"}', '{"env_steps": 1, "eval/return_mean": []}'):
+        bad.write_text(f"{first}\n{line}\n")
+        assert run.main([str(tmp_path)]) == 1
+        printed = capsys.readouterr()
+        lines = printed.err.splitlines()
+        assert len(lines) == 2
+        assert str(bad) in lines[0]
+        assert "line 2" in lines[0]
+        assert str(gone / "metrics.jsonl") in lines[1]
+        page = (tmp_path / "report.html").read_text()
+        assert str(bad) in page
+        assert str(gone) in page
+        (good,) = rows(tmp_path / "report" / "runs.csv")
+        assert good["run"] == str(tmp_path / "good")
+
+
+def test_a_run_that_is_named_twice_is_one_trial(tmp_path: Path) -> None:
+    made(tmp_path / "runs" / "a", [1.0])
+    paths = [tmp_path / "runs", tmp_path / "runs" / "a", tmp_path / "runs" / ".." / "runs"]
+    assert len(find(list(map(str, paths)))) == 1
+
+
+@pytest.mark.parametrize(
+    ("returns", "goals"),
+    [
+        ([0.0, 4875.0], [1000, 2000, 3000, 4000]),
+        ([0.0, 40.0], [10, 20, 30, 40]),
+        ([0.001, 0.015], [0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.014]),
+        ([-50.0, -4.0], [-40, -30, -20, -10]),
+        ([-1.0, -2.0], []),
+        ([0.0, 0.0], []),
+    ],
+)
+def test_goals_are_round_and_on_the_way(returns: list[float], goals: list[float]) -> None:
+    one = SimpleNamespace(evaluations=[{"eval/return_mean": value} for value in returns])
+    whole: Any = SimpleNamespace(runs=[one])
+    np.testing.assert_allclose(stats.goals(whole, None), goals)
+
+
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda f: None, r"nothing: no such folder"),
-        (lambda f: (f / "nothing").mkdir(), r"nothing: no run is there \(neither metrics.jsonl nor"),
-        (lambda f: made(f / "nothing", []), "no run there was evaluated yet"),
+        (lambda f: None, "nothing"),
+        (lambda f: (f / "nothing").mkdir(), "metrics.jsonl"),
+        (lambda f: made(f / "nothing", []), "nothing"),
         (
             lambda f: (made(f / "nothing", [1.0]) / "metrics.jsonl").write_text("{\n"),
-            r"nothing: can't be read \(Expecting property name",
+            "nothing/metrics.jsonl",
         ),
+        (lambda f: (made(f / "nothing", [1.0]) / "about.json").write_text("{}"), "nothing/about.json"),
         (
             lambda f: (made(f / "nothing", [1.0]) / "config.json").write_text('{"gamma": 7}'),
-            r"nothing: its options can't be used \(--gamma=7: must be at most 1\)",
+            "nothing/config.json.*--gamma=7",
         ),
     ],
 )

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from td3_brax.report.runs import Group
+from td3_brax.report.groups import Group
 from td3_brax.report.stats import Curves, interval, iqm
 from td3_brax.reproduce import paper
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which most colour-blind readers can tell apart."""
-PAPER = "0.45"
+PAPER, PUBLISHED = "0.45", "TD3, published (v1)"
+LINES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)))
+"""Where the colours begin again."""
 ACROSS = 4
+LETTERS, LINE, FREE_LINES = 13, 0.19, 2
+"""Of a legend: letters to an inch, inches of a line, and lines that need no taller picture."""
+TITLE = 34
+"""Letters of a panel's title on one line."""
+FEW = 10
+"""Points that are marked each."""
 SMOOTH_BEYOND = 60
 """Evaluations; the paper's figures average neighbouring points, and so do ours where there are many."""
 
+Style = Mapping[str, Any]
+"""Colour and line of a group."""
 Drawn = Mapping[str, Sequence[tuple[Group, Curves]]]
 """Task -> its groups with their curves."""
+Draw = Callable[[Any, Group, Curves, Style], None]
+"""Puts a group into a panel."""
 
 
-def panels(drawn: Drawn, draw: Callable[[Any, Group, Curves, str], None], y: str, extra: Any = None) -> bytes:
-    """A PNG with a panel for each task, in which ``draw`` puts each group."""
+def panels(
+    drawn: Drawn, draw: Callable[[Any, Group, Curves, Style], None], y: str, extra: Any = None
+) -> bytes:
+    """A PNG with a panel for each task, in which ``draw`` puts each group, and a legend below them."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -35,16 +50,19 @@ def panels(drawn: Drawn, draw: Callable[[Any, Group, Curves, str], None], y: str
     wide = 6.4 if across == 1 else 3.4 * across
     high = 4.2 if across == 1 else 2.9 * down
     labels = list(dict.fromkeys(group.label for own in drawn.values() for group, _ in own))
-    colors = {label: COLORS[i % len(COLORS)] for i, label in enumerate(labels)}
+    styles = {
+        label: {"color": COLORS[i % len(COLORS)], "linestyle": LINES[i // len(COLORS) % len(LINES)]}
+        for i, label in enumerate(labels)
+    }
     figure, axes = plt.subplots(
         down, across, figsize=(wide, high), dpi=150, squeeze=False, layout="constrained"
     )
     for ax, (env, own) in zip(axes.flat, drawn.items(), strict=False):
         for group, curves in own:
-            draw(ax, group, curves, colors[group.label])
+            draw(ax, group, curves, styles[group.label])
         if extra:
             extra(ax, env, max(int(curves.env_steps[-1]) for _, curves in own))
-        ax.set_title(env, fontsize=10)
+        ax.set_title(textwrap.fill(env, TITLE), fontsize=10)
         ax.set_xlabel("environment steps", fontsize=9)
         ax.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
         ax.yaxis.set_major_formatter(matplotlib.ticker.StrMethodFormatter("{x:,g}"))
@@ -60,14 +78,33 @@ def panels(drawn: Drawn, draw: Callable[[Any, Group, Curves, str], None], y: str
     entries: dict[str, Any] = {}
     for ax in axes.flat:
         handles, names = ax.get_legend_handles_labels()
-        entries = dict(zip(names, handles, strict=True)) | entries
-    columns = max(1, min(4, int(14 * wide / max(map(len, entries)))))
+        entries |= dict(zip(names, handles, strict=True))
+    if PUBLISHED in entries:
+        entries[PUBLISHED] = entries.pop(PUBLISHED)  # the last
+    columns = max(1, min(4, int(LETTERS * wide / max(map(len, entries)))))
+    named = [textwrap.fill(name, int(LETTERS * wide / columns)) for name in entries]
+    lines = sum(1 + name.count("\n") for name in named) / columns
+    figure.set_figheight(high + LINE * max(0.0, lines - FREE_LINES))
     place: dict[str, Any] = {"loc": "outside lower center", "ncols": columns, "frameon": False, "fontsize": 9}
-    figure.legend(entries.values(), entries.keys(), **place)
+    figure.legend(entries.values(), named, **place)
     made = io.BytesIO()
     figure.savefig(made, format="png", metadata={"Software": None})
     plt.close(figure)
     return made.getvalue()
+
+
+def line(ax: Any, steps: np.ndarray, values: np.ndarray, style: Style, **further: Any) -> None:
+    """A curve; its points are marked where they are few, so that one alone can be seen."""
+    marker = "o" if len(steps) <= FEW else None
+    ax.plot(steps, values, marker=marker, markersize=3, **{**style, **further})
+
+
+def band(ax: Any, steps: np.ndarray, low: np.ndarray, high: np.ndarray, style: Style) -> None:
+    """What is between two curves; a bar where they are one point."""
+    if len(steps) == 1:
+        ax.vlines(steps, low, high, color=style["color"], alpha=0.4, linewidth=3)
+    else:
+        ax.fill_between(steps, low, high, color=style["color"], alpha=0.2, linewidth=0)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -89,17 +126,17 @@ def _published(ax: Any, env: str, last: int) -> None:
     last = min(last, int(curve.env_steps[-1]))
     steps = np.append(curve.env_steps[curve.env_steps < last], last)
     mean, half = (np.interp(steps, curve.env_steps, y) for y in (curve.mean, curve.half_std))
-    ax.plot(steps, mean, color=PAPER, linewidth=1.4, linestyle="--", label="TD3, published (v1)", zorder=1)
+    ax.plot(steps, mean, color=PAPER, linewidth=1.4, linestyle="--", label=PUBLISHED, zorder=1)
     ax.fill_between(steps, mean - half, mean + half, color=PAPER, alpha=0.15, linewidth=0, zorder=0)
 
 
 def learning(drawn: Drawn) -> bytes:
     """Mean and half a standard deviation over trials, as in the paper, beside the authors' curve."""
 
-    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, style: Style) -> None:
         mean, half = smooth(curves.mean), smooth(curves.half_std)
-        ax.plot(curves.env_steps, mean, color=color, linewidth=1.8, label=group.label)
-        ax.fill_between(curves.env_steps, mean - half, mean + half, color=color, alpha=0.2, linewidth=0)
+        line(ax, curves.env_steps, mean, style, linewidth=1.8, label=group.label)
+        band(ax, curves.env_steps, mean - half, mean + half, style)
 
     return panels(drawn, draw, "return", _published)
 
@@ -107,10 +144,10 @@ def learning(drawn: Drawn) -> bytes:
 def robust(drawn: Drawn) -> bytes:
     """Interquartile mean over trials with its bootstrapped 95% interval."""
 
-    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, style: Style) -> None:
         middle, (low, high) = iqm(curves.returns), interval(curves.returns)
-        ax.plot(curves.env_steps, smooth(middle), color=color, linewidth=1.8, label=group.label)
-        ax.fill_between(curves.env_steps, smooth(low), smooth(high), color=color, alpha=0.2, linewidth=0)
+        line(ax, curves.env_steps, smooth(middle), style, linewidth=1.8, label=group.label)
+        band(ax, curves.env_steps, smooth(low), smooth(high), style)
 
     return panels(drawn, draw, "return, interquartile mean")
 
@@ -118,12 +155,12 @@ def robust(drawn: Drawn) -> bytes:
 def trials(drawn: Drawn) -> bytes:
     """Every trial, as it was evaluated."""
 
-    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, style: Style) -> None:
         for i, run in enumerate(group.runs):
-            steps = [r["env_steps"] for r in run.evaluations]
-            returns = [r["eval/return_mean"] for r in run.evaluations]
+            steps = np.array([r["env_steps"] for r in run.evaluations])
+            returns = np.array([r["eval/return_mean"] for r in run.evaluations])
             label = group.label if i == 0 else None
-            ax.plot(steps, returns, color=color, linewidth=0.8, alpha=0.65, label=label)
+            line(ax, steps, returns, style, linewidth=0.8, alpha=0.65, label=label)
 
     return panels(drawn, draw, "return")
 
@@ -138,13 +175,14 @@ def overestimation(drawn: Drawn) -> bytes | None:
     if not compared:
         return None
 
-    def draw(ax: Any, group: Group, curves: Curves, color: str) -> None:
+    def draw(ax: Any, group: Group, curves: Curves, style: Style) -> None:
         says, true = (np.nanmean(values, axis=0) for values in (curves.q_mean, curves.q_true))
-        ax.plot(curves.env_steps, smooth(says), color=color, linewidth=1.8, label=f"{group.label}: critic")
-        ax.plot(
+        line(ax, curves.env_steps, smooth(says), style, linewidth=1.8, label=f"{group.label}: critic")
+        line(
+            ax,
             curves.env_steps,
             smooth(true),
-            color=color,
+            {"color": style["color"]},
             linewidth=1.2,
             linestyle=":",
             label=f"{group.label}: true",

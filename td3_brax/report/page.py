@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from td3_brax.config import show
 from td3_brax.folder import write_whole
 from td3_brax.report import figures, tables
-from td3_brax.report.runs import Group
+from td3_brax.report.groups import Group
 from td3_brax.report.stats import Curves, curves
 from td3_brax.report.tables import Table
 from td3_brax.reproduce import paper
@@ -27,10 +28,13 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
 img, video { max-width: 100%; background: white; }
 figure { margin: 0.6rem 0; }
 table { border-collapse: collapse; font-size: 0.9rem; margin: 0.6rem 0; }
-th, td { padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid #8884; white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th, td { padding: 0.25rem 0.5rem; text-align: right; border-bottom: 1px solid #8884; vertical-align: top; }
+td { white-space: nowrap; }
+.name { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
+.name span { white-space: nowrap; }
 div.wide { overflow-x: auto; }
-pre { overflow-x: auto; background: #8881; padding: 0.6rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: 0.6rem; }
+details { overflow-wrap: anywhere; }
 p.note { border-left: 3px solid #D55E00; padding-left: 0.8rem; }
 """
 
@@ -47,7 +51,7 @@ class Page:
     def __init__(
         self, groups: Sequence[Group], title: str, notes: Sequence[str] = (), command: str = ""
     ) -> None:
-        self.title, self.notes, self.command = title, notes, command
+        self.title, self.notes, self.command = title, list(notes), command
         self.groups = [(group, made) for group in groups if (made := curves(group))]
         self.every = [group for group, _ in self.groups] + [g for g in groups if not curves(g)]
         self.drawn: dict[str, list[tuple[Group, Curves]]] = {}
@@ -56,6 +60,8 @@ class Page:
         self.reproduced = any(
             paper.family(env) and g.algorithm for env, own in self.drawn.items() for g, _ in own
         )
+        self.ablations = any(group.algorithm not in (None, "td3") for group, _ in self.groups)
+        self.notes += [note for group in self.every if (note := _uneven(group))]
 
     def write(self, out: Path) -> Path:
         """Write the page, and its pictures and tables beside it; returns the page's path."""
@@ -81,7 +87,8 @@ class Page:
         """Name -> heading, what is to be seen, PNG."""
         made = {}
         if self.drawn:
-            beside = "; dashed, the authors' ten published curves on the v1 tasks" * self.reproduced
+            published = any(paper.family(env) for env in self.drawn)
+            beside = "; dashed, the authors' ten published curves on the v1 tasks" * published
             made["learning"] = (
                 "Learning curves",
                 f"Mean of the trials' greedy returns, and half a standard deviation{beside}.",
@@ -129,11 +136,11 @@ class Page:
             parts += self._honest()
         table(
             "last",
-            "Ablations",
-            "± one standard deviation over trials"
-            + "; the published column is the paper's table 2. DP: delayed policy updates, TPS: target policy "
-            "smoothing, CDQ: clipped double Q-learning, AHE: the paper's architecture, hyper-parameters and "
-            "exploration." * self.reproduced,
+            "Ablations" if self.ablations else "Average of the last evaluations",
+            "Of the last ten (of all, where there are fewer), ± one standard deviation over trials"
+            + "; the published column is the paper's table 2" * self.reproduced
+            + ". DP: delayed policy updates, TPS: target policy smoothing, CDQ: clipped double Q-learning, "
+            "AHE: the paper's architecture, hyper-parameters and exploration." * self.ablations,
         )
         picture("overestimation")
         picture("robust")
@@ -177,21 +184,22 @@ class Page:
 
     def _honest(self) -> list[str]:
         """What differs from the paper."""
-        trained = max(int(own.env_steps[-1]) for _, own in self.groups)
-        trials = [len(group.runs) for group, _ in self.groups]
+        groups = [(g, own) for g, own in self.groups if g.algorithm and paper.family(g.env)]
+        trained = max(int(own.env_steps[-1]) for _, own in groups)
+        trials = [len(group.runs) for group, _ in groups]
         lines = [
             "The paper's tasks are the v1 ones (MuJoCo 1.3; Ant-v1 observes contact forces, 111 numbers in "
             "all). These are Gymnasium's v4 and v5 tasks, simulated on the device by physics that "
             "the project's tests hold against the real environments step by step. So published numbers "
             "are for orientation: the tasks are not the same.",
         ]
-        envs = sorted({run.config["num_envs"] for group, _ in self.groups for run in group.runs})
+        envs = sorted({run.config["num_envs"] for group, _ in groups for run in group.runs})
         if envs != [1]:
             lines.append(
                 f"{' or '.join(map(str, envs))} environments step together; then as many updates follow as "
                 "transitions were stored. The paper alternates one step and one update."
             )
-        if any(run.config["spread_phases"] for group, _ in self.groups for run in group.runs):
+        if any(run.config["spread_phases"] for group, _ in groups for run in group.runs):
             lines.append(
                 "First episodes of environments that step together are cut at random steps, so that from the "
                 "start on episodes begin as evenly as a single environment's."
@@ -201,12 +209,12 @@ class Page:
             lines.append(
                 f"The paper trains for 1,000,000 steps with ten seeds; here {trained:,} at most, with {few}."
             )
-        if any(run.gymnasium for group, _ in self.groups for run in group.runs):
+        if any(run.gymnasium for group, _ in groups for run in group.runs):
             lines.append(
                 "“Last policy in Gymnasium”: each trial's last policy as it is, over ten episodes in the "
                 "real environment with C MuJoCo; mean ± standard deviation over trials."
             )
-        if any(group.algorithm == "ddpg" for group, _ in self.groups):
+        if any(group.algorithm == "ddpg" for group, _ in groups):
             lines.append(DDPG_DIFFERS)
         items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
         return [f"<h2>What differs from the paper</h2><ul>{items}</ul>"]
@@ -225,7 +233,23 @@ class Page:
             parts.append(f"<p>{html.escape(said)}</p>")
         for group in self.every:
             own = {k: v for k, v in group.runs[0].config.items() if k not in ("seed", "out", "wandb")}
-            text = " ".join(f"--{name}={show(value)}" for name, value in own.items() if value != "")
+            text = shlex.join(f"--{name}={show(value)}" for name, value in own.items() if value != "")
             summary = html.escape(f"{group.env}, {group.label}: options")
             parts.append(f"<details><summary>{summary}</summary><pre>{html.escape(text)}</pre></details>")
         return parts
+
+
+def _uneven(group: Group) -> str:
+    """What is to be said where a group's trials were not all evaluated to the same step."""
+    ends = sorted({int(run.evaluations[-1]["env_steps"]) for run in group.runs})
+    made = curves(group)
+    if made is None:
+        why = "its trials were never evaluated at the same step; they are listed, and not averaged"
+    elif ends[0] != ends[-1]:
+        why = (
+            f"its trials end between {ends[0]:,} and {ends[-1]:,} steps; "
+            f"means are over all of them, to {int(made.env_steps[-1]):,}"
+        )
+    else:
+        return ""
+    return f"{group.env}, {group.label}: {why}."

@@ -7,19 +7,20 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from td3_brax.cli import coerce
-from td3_brax.config import FIELDS, ConfigError, show
+from td3_brax.config import FIELDS, ConfigError
 from td3_brax.presets import resolve
-from td3_brax.reproduce.algorithms import ALGORITHMS, algorithm_of
 from td3_brax.tracking import Report
 
-NOT_GROUPING = {"seed", "out", "devices", "preset", "report_every"}
-"""Runs that differ in these, or in how they save, are trials of one experiment."""
+LEFT = ("metrics.jsonl", "policy_last.npz")
+"""One of which every run leaves that was evaluated."""
+MEASURED = ("eval/return_mean", "eval/q_mean", "eval/q_true", "time/env_steps_per_s", "wall_s")
+"""What a page takes from reports, beside their ``env_steps``."""
 
 
 class RunsError(ValueError):
@@ -51,47 +52,45 @@ class Run:
         return float(rates[len(rates) // 2]) if rates else 0.0
 
 
-@dataclass(frozen=True)
-class Group:
-    """Trials of one experiment: runs of one task with the same options but for the seed."""
-
-    env: str
-    label: str
-    algorithm: str | None
-    """Of the paper's tables, if it is one of them."""
-    runs: Sequence[Run]
-
-
-def find(paths: Sequence[str]) -> list[Run]:
+def find(paths: Sequence[str], left_out: Callable[[RunsError], None] | None = None) -> list[Run]:
     """The runs in ``paths``: a run's folder, W&B's offline folder or file, or a folder that holds such.
 
+    Args:
+        left_out: takes what is wrong with each run that can't be read, and the others are returned.
     Raises:
-        RunsError: a path has none, or one that can't be read.
+        RunsError: a path has none, or one that can't be read where there is no ``left_out``.
     """
-    found: list[Run] = []
+    found: dict[Path, Run] = {}
+    damaged: list[RunsError] = []
     for text in paths:
         path = Path(text)
         if not path.exists():
             raise RunsError(f"{text}: no such folder")
-        here = list(_below(path))
-        if not here:
+        places = list(_below(path))
+        if not places:
             raise RunsError(f"{text}: no run is there (neither metrics.jsonl nor W&B's run-*.wandb)")
-        found += here
-    with_reports = [run for run in found if run.evaluations]
-    if not with_reports:
+        for place in places:
+            try:
+                found[place.resolve()] = _wandb(place) if place.suffix == ".wandb" else _folder(place)
+            except RunsError as error:
+                damaged.append(error)
+    evaluated = [run for run in found.values() if run.evaluations]
+    for unread in damaged:
+        if left_out is None or not evaluated:
+            raise unread
+        left_out(unread)
+    if not evaluated:
         raise RunsError(f"{', '.join(paths)}: no run there was evaluated yet")
-    return with_reports
+    return evaluated
 
 
-def _below(path: Path) -> Iterator[Run]:
+def _below(path: Path) -> Iterator[Path]:
     """Runs at or below ``path``; what W&B keeps of runs that have folders is left out."""
-    if path.suffix == ".wandb":
-        yield _wandb(path)
-    elif (path / "config.json").is_file() and (path / "metrics.jsonl").is_file():
-        yield _folder(path)
+    begun = (path / "config.json").is_file() and any((path / name).is_file() for name in LEFT)
+    if begun or path.suffix == ".wandb":
+        yield path
     elif path.is_dir():
-        for file in sorted(path.glob("run-*.wandb")):
-            yield _wandb(file)
+        yield from sorted(path.glob("run-*.wandb"))
         known = {"checkpoints", "wandb"} if (path / "members.jsonl").exists() else {"checkpoints"}
         for child in sorted(path.iterdir()):
             if child.is_dir() and not child.is_symlink() and child.name not in known:
@@ -99,20 +98,61 @@ def _below(path: Path) -> Iterator[Run]:
 
 
 def _folder(path: Path) -> Run:
+    reports = _load(path / "metrics.jsonl", _reports)
+    config = _load(path / "config.json", json.loads)
+    about, scored = (
+        _load(file, _such(kind)) if (file := path / name).exists() else kind()
+        for name, kind in (("about.json", list), ("gymnasium.json", dict))
+    )
+    return Run(str(path), _checked(path / "config.json", config), reports, about, scored or None)
+
+
+def _load(file: Path, read: Callable[[str], Any]) -> Any:
+    """What ``read`` makes of a file's text.
+
+    Raises:
+        RunsError: it can't be read.
+    """
     try:
-        text = (path / "metrics.jsonl").read_text()
-        reports = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-        config = json.loads((path / "config.json").read_text())
-        about, scored = (
-            json.loads(file.read_text()) if file.exists() else None
-            for file in (path / "about.json", path / "gymnasium.json")
-        )
+        return read(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunsError(f"{path}: can't be read ({error})") from None
-    return Run(str(path), _checked(path, config), reports, about or [], scored)
+        why = error.strerror if isinstance(error, OSError) else error
+        raise RunsError(f"{file}: can't be read ({why})") from None
 
 
-def _checked(path: Path, config: Any) -> Mapping[str, Any]:
+def _reports(text: str) -> list[Report]:
+    """The whole lines; what a killed process left of one is no report.
+
+    Raises:
+        ValueError: one is not a report.
+    """
+    reports = []
+    for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), 1):
+        try:
+            report = json.loads(line)
+            measured = [value for name in MEASURED if (value := report.get(name)) is not None]
+            numbers = all(isinstance(value, int | float) for value in [report["env_steps"], *measured])
+        except (ValueError, KeyError, AttributeError, TypeError):
+            numbers = False
+        if not numbers:
+            raise ValueError(f"line {number} is not a report")
+        reports.append(report)
+    return reports
+
+
+def _such(kind: type) -> Callable[[str], Any]:
+    """Reads JSON of this ``kind``."""
+
+    def read(text: str) -> Any:
+        value = json.loads(text)
+        if not isinstance(value, kind):
+            raise ValueError(f"it is no {kind.__name__}")
+        return value
+
+    return read
+
+
+def _checked(file: Path, config: Any) -> Mapping[str, Any]:
     """Options as values of our own fields.
 
     Raises:
@@ -122,7 +162,7 @@ def _checked(path: Path, config: Any) -> Mapping[str, Any]:
         explicit = {name: coerce(name, value) for name, value in config.items() if name in FIELDS}
         return dataclasses.asdict(resolve(explicit, "cpu"))
     except (ConfigError, AttributeError) as error:
-        raise RunsError(f"{path}: its options can't be used ({error})") from None
+        raise RunsError(f"{file}: its options can't be used ({error})") from None
 
 
 def _wandb(file: Path) -> Run:
@@ -141,47 +181,6 @@ def _wandb(file: Path) -> Run:
         raise RunsError(f"{file}: W&B can't read it ({error})") from None
     config, reports = _plain(records)
     return Run(str(file.parent), _checked(file, config), reports, [], None)
-
-
-def group(runs: Sequence[Run], further: Mapping[str, Any] | None = None) -> list[Group]:
-    """Trials together, tasks and then experiments in the order of the paper, or else as they were found.
-
-    Args:
-        further: options that runs may have beside an algorithm's, and still be called by its name.
-    """
-    together: dict[tuple[Any, ...], list[Run]] = {}
-    for run in runs:
-        key = tuple(
-            run.config[name]
-            for name, field in FIELDS.items()
-            if name not in NOT_GROUPING and not field.metadata["may_change"]
-        )
-        together.setdefault(key, []).append(run)
-    groups = [_group(own, runs, further or {}) for own in together.values()]
-    order = {name: i for i, name in enumerate(ALGORITHMS)}
-    tasks = list(dict.fromkeys(run.config["env"] for run in runs))
-    return sorted(groups, key=lambda g: (tasks.index(g.env), order.get(g.algorithm or "", len(order))))
-
-
-def _group(own: Sequence[Run], runs: Sequence[Run], further: Mapping[str, Any]) -> Group:
-    first = own[0].config
-    preset, env = first["preset"], first["env"]
-    base = dataclasses.asdict(resolve({**further, "preset": preset, "env": env}, "cpu"))
-    algorithm = algorithm_of(first, base) if preset in ("paper", "author") else None
-    if algorithm:
-        return Group(env, ALGORITHMS[algorithm].title, algorithm, own)
-    varied = [
-        name
-        for name, field in FIELDS.items()
-        if name not in {*NOT_GROUPING, "env"}
-        and not field.metadata["may_change"]
-        and len({run.config[name] for run in runs if run.config["env"] == env}) > 1
-    ]
-    presets = {run.config["preset"] for run in runs if run.config["env"] == env}
-    options = " ".join(f"--{name}={show(first[name])}" for name in varied)
-    return Group(
-        env, f"{preset} {options}".strip() if len(presets) > 1 or not options else options, None, own
-    )
 
 
 def _plain(records: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], list[Report]]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from td3_brax.report.runs import Group, Run
+from td3_brax.report.groups import Group
+from td3_brax.report.runs import Run
 
 RESAMPLES = 2000
 TRIM = 0.25
@@ -83,18 +84,25 @@ def interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def goals(group: Group, paper: float | None) -> list[float]:
-    """Returns worth a time: shares of the paper's, or whole thousands."""
+    """Returns worth a time: shares of the paper's; else four to nine round numbers on the way to the best
+    return, from 0 or, where no return is above it, from the first."""
     if paper is not None and paper > 0:
         return [share * paper for share in (0.25, 0.5, 0.75, 0.9, 1.0)]
     best = max(r["eval/return_mean"] for run in group.runs for r in run.evaluations)
-    return [1000.0 * k for k in range(1, 10) if 1000 * k <= best]
+    low = 0.0 if best > 0 else min(run.evaluations[0]["eval/return_mean"] for run in group.runs)
+    if not low < best:
+        return []
+    unit = 10.0 ** math.floor(math.log10(best - low))
+    step = next(unit * part for part in (1, 0.5, 0.2) if (best - low) / (unit * part) >= 4)
+    first, last = math.floor(low / step) + 1, math.floor(best / step)
+    return [step * k for k in range(first, last + 1)]
 
 
 def reached(run: Run, goal: float) -> tuple[int, float] | None:
     """Environment steps and seconds (compiling included) at a run's first evaluation at or over ``goal``."""
     for report in run.evaluations:
         if report["eval/return_mean"] >= goal:
-            return int(report["env_steps"]), float(report.get("wall_s", math.nan))
+            return int(report["env_steps"]), float(report.get("wall_s") or math.nan)
     return None
 
 

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from td3_brax.report.runs import Group
+from td3_brax import words
+from td3_brax.report.groups import Group
 from td3_brax.report.stats import Curves, goals, interval, iqm, median_reached
 from td3_brax.reproduce import paper
 from td3_brax.tracking import duration
 
 Row = Sequence[str]
+NAMES = ("run", "task", "experiment")
+"""Columns of text."""
+WORD = 32
+"""Letters that stay on one line there."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +33,15 @@ class Table:
 
 
 def number(value: float | None) -> str:
-    """With a comma for thousands; small ones with two digits; nothing for none."""
-    if value is None or not math.isfinite(value):
-        return ""
-    return f"{value:,.{2 if abs(value) < 100 else 0}f}"
+    """With a comma for thousands, and three digits; nothing for none."""
+    return "" if value is None or not math.isfinite(value) else words.number(value)
 
 
 def scored(mean: float, deviation: float | None) -> str:
     """A mean with its deviation, where there is one."""
     if deviation is None:
         return number(mean)
-    digits = 2 if max(abs(mean), deviation) < 100 else 0
-    return f"{mean:,.{digits}f} ± {deviation:,.{digits}f}"
+    return words.spread(mean, deviation, "±")
 
 
 Measured = tuple[Group, Curves]
@@ -57,7 +59,7 @@ def best(groups: Sequence[Measured]) -> Table:
         row += [scored(*published) if published else ""]
         row += [_curve_at(group, int(own.env_steps[-1])), _gymnasium(group)]
         rows.append(row)
-    head = ["task", "algorithm", "trials", "steps", "max average return", "at step"]
+    head = ["task", "experiment", "trials", "steps", "max average return", "at step"]
     head += [
         "published, 1M steps (v1)",
         "published curve's best to this step",
@@ -84,7 +86,7 @@ def _gymnasium(group: Group) -> str:
 
 
 def last(groups: Sequence[Measured]) -> Table | None:
-    """The paper's table 2; None where only one algorithm ran."""
+    """The paper's table 2; None where no task has two experiments."""
     tasks = [group.env for group, _ in groups]
     if len(set(tasks)) == len(tasks):
         return None
@@ -94,12 +96,12 @@ def last(groups: Sequence[Measured]) -> Table | None:
         deviation = float(own.last.std()) if len(group.runs) > 1 else None
         rows.append([group.env, group.label, scored(float(own.last.mean()), deviation), number(published)])
     return Table(
-        ["task", "algorithm", "average of the last 10 evaluations", "published, 1M steps (v1)"], rows
+        ["task", "experiment", "average of the last 10 evaluations", "published, 1M steps (v1)"], rows
     )
 
 
-def speed(groups: Sequence[Measured]) -> Table:
-    """Steps and time to goals: median over trials."""
+def speed(groups: Sequence[Measured]) -> Table | None:
+    """Steps and time to goals: median over trials; None where there are no goals."""
     rows = []
     for group, _ in groups:
         published = paper.BEST.get(paper.family(group.env) or "", {}).get("td3")
@@ -108,12 +110,13 @@ def speed(groups: Sequence[Measured]) -> Table:
             share = f" ({goal / published.mean:.0%} of the paper's)" if published else ""
             steps, spent = (f"{there[0]:,}", duration(there[1])) if there else ("not reached", "")
             rows.append([group.env, group.label, number(goal) + share, steps, spent])
-    return Table(["task", "algorithm", "return", "environment steps", "time, compiling included"], rows)
+    head = ["task", "experiment", "return", "environment steps", "time, compiling included"]
+    return Table(head, rows) if rows else None
 
 
 def trials(groups: Sequence[Group]) -> Table:
     """Every run."""
-    head = ["run", "task", "algorithm", "seed", "steps", "best", "last", "last 10 evaluations"]
+    head = ["run", "task", "experiment", "seed", "steps", "best", "last", "last 10 evaluations"]
     head += ["env steps/s", "time", "last policy in Gymnasium"]
     rows = []
     for group in groups:
@@ -140,7 +143,7 @@ def trials(groups: Sequence[Group]) -> Table:
 
 def points(groups: Sequence[Measured]) -> Table:
     """Every point of the curves, as text that loses nothing."""
-    head = ["task", "algorithm", "env_steps", "trials", "mean", "half_std", "iqm", "iqm_low", "iqm_high"]
+    head = ["task", "experiment", "env_steps", "trials", "mean", "half_std", "iqm", "iqm_low", "iqm_high"]
     head += ["q_mean", "q_true"]
     rows = []
     for group, own in groups:
@@ -155,7 +158,7 @@ def points(groups: Sequence[Measured]) -> Table:
 
 def evaluations(groups: Sequence[Group]) -> Table:
     """Every evaluation of every run."""
-    head = ["run", "task", "algorithm", "seed", "env_steps", "return_mean", "return_std", "length_mean"]
+    head = ["run", "task", "experiment", "seed", "env_steps", "return_mean", "return_std", "length_mean"]
     head += ["q_mean", "q_true"]
     rows = []
     for group in groups:
@@ -176,11 +179,17 @@ def as_csv(table: Table) -> str:
 
 
 def as_html(table: Table) -> str:
-    """A table as HTML, without the columns that hold nothing."""
+    """A table as HTML, without the columns that hold nothing; names may take several lines, numbers not."""
     filled = [i for i in range(len(table.head)) if any(row[i] for row in table.rows)]
 
     def cells(row: Row, kind: str) -> Iterable[str]:
-        return (f"<{kind}>{html.escape(row[i])}</{kind}>" for i in filled)
+        for i in filled:
+            text = html.escape(row[i])
+            if table.head[i] in NAMES:
+                kept = (f"<span>{w}</span>" if len(w) <= WORD else w for w in text.split(" "))
+                yield f'<{kind} class="name">{" ".join(kept)}</{kind}>'
+            else:
+                yield f"<{kind}>{text}</{kind}>"
 
     head = "".join(cells(table.head, "th"))
     rows = "".join(f"<tr>{''.join(cells(row, 'td'))}</tr>" for row in table.rows)

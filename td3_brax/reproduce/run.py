@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from td3_brax.device import cores, platform, prepare_jax
 from td3_brax.policy import load_policy
 from td3_brax.presets import resolve
 from td3_brax.render.run import film_of
+from td3_brax.report.groups import group
 from td3_brax.report.page import FILM, Page
-from td3_brax.report.runs import RunsError, find, group
+from td3_brax.report.runs import RunsError, find
 from td3_brax.report.stats import curves, interval, iqm
 from td3_brax.reproduce import paper
 from td3_brax.reproduce.algorithms import ALGORITHMS
@@ -28,6 +28,7 @@ from td3_brax.signals import Signals
 from td3_brax.sweep.journal import Journal
 from td3_brax.sweep.pack import Job, Shared, train_jobs
 from td3_brax.wandb_run import Membership, WandbRun, project
+from td3_brax.words import command, counted
 
 PLAN = "reproduce.json"
 PRESETS = ("paper", "author")
@@ -215,7 +216,9 @@ def job(argv: Sequence[str]) -> int:
             begin(out, plan)
             code = 0
             for i, part in enumerate(every, 1):
-                _line(f"{part.name}, {len(part.jobs)} trials of {plan.steps:,} steps ({i} of {len(every)})")
+                steps = make_schedule(part.jobs[0].config).total_env_steps
+                trials = counted(len(part.jobs), "trial")
+                _line(f"{part.name}: {trials} of {steps:,} steps ({i} of {len(every)})")
                 code |= _train(part, asked, signals)
                 if signals.code:
                     break
@@ -230,12 +233,17 @@ def job(argv: Sequence[str]) -> int:
 def write(out: Path, plan: Plan, argv: Sequence[str]) -> Path:
     """The page of all that is in ``out``."""
     title = f"TD3 on Gymnasium's MuJoCo tasks: {paper.SOURCE} reproduced"
-    command = shlex.join(["td3-brax", "reproduce", *argv])
+    asked = command("reproduce", *argv)
     notes = [REDUCED] if plan.quick else []
     if plan.options:
         said = " ".join(f"--{name}={show(value)}" for name, value in plan.options.items())
         notes.append(f"With options of its own beside those of the preset {plan.preset}: {said}")
-    return Page(group(find([str(out)]), plan.options), title, notes, command).write(out)
+
+    def left_out(error: RunsError) -> None:
+        notes.append(f"left out: {error}")
+        _line(f"warning: left out: {error}")
+
+    return Page(group(find([str(out)], left_out), plan.options), title, notes, asked).write(out)
 
 
 def _train(part: Part, asked: Asked, signals: Signals) -> int:
@@ -283,7 +291,7 @@ def film(part: Part) -> None:
     """One of TD3's best trial, where drawing is possible."""
     if part.algo != "td3":
         return
-    runs = find([str(part.out)])
+    runs = find([str(part.out)], _left_to_the_page)
     best = max(runs, key=lambda run: max(r["eval/return_mean"] for r in run.evaluations))
     if not any((Path(run.name) / FILM).exists() for run in runs):
         made, said = film_of(Path(best.name), "--seconds=10")
@@ -297,10 +305,10 @@ def aggregate(part: Part) -> None:
     trials = len(part.jobs)
     if noted.get("trials") == trials:
         return
-    (own,) = (one for one in group(find([str(part.out)])))
+    (own,) = group(find([str(part.out)], _left_to_the_page))
     if (made := curves(own)) is None:
         return
-    membership = Membership(f"{part.name}, {trials} trials", part.name, project())
+    membership = Membership(f"{part.name}, {counted(trials, 'trial')}", part.name, project())
     low, high = interval(made.returns)
     columns = {
         "env_steps": made.env_steps,
@@ -317,6 +325,10 @@ def aggregate(part: Part) -> None:
     if left := run.close(0, False, summary, []):
         _line(left)
     folder.write_whole(path, (json.dumps({"trials": trials, "wandb_id": run.id}) + "\n").encode())
+
+
+def _left_to_the_page(error: RunsError) -> None:
+    """The page says which runs can't be read."""
 
 
 def _line(text: str) -> None:

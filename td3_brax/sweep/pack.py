@@ -26,6 +26,7 @@ from td3_brax.sweep.file import Sweep
 from td3_brax.sweep.journal import End, Journal, Saved, Seat
 from td3_brax.tracking import Report, duration, one_line
 from td3_brax.wandb_run import Membership, WandbRun
+from td3_brax.words import counted, number
 
 if TYPE_CHECKING:
     from td3_brax.program import Program
@@ -355,7 +356,7 @@ class Pack:
             self.journal.end(member.job.number, ended)
         self.members[place] = None
         self.source.ended(place)
-        best = f"best {record.outcome.best:,.0f}" if math.isfinite(record.outcome.best) else "not scored"
+        best = f"best {number(record.outcome.best)}" if math.isfinite(record.outcome.best) else "not scored"
         after = f"after {record.outcome.env_steps:,} steps"
         self.line(f"{member.job.number:03d} {end}: {best} {after}  {member.job.varied}")
 
@@ -364,12 +365,11 @@ class Pack:
         returns = [r["eval/return_mean"] for r in reports if r["eval/return_mean"] is not None]
         steps = max(report["env_steps"] for report in reports)
         rate = sum(report["time/env_steps_per_s"] for report in reports)
-        said = f"no greedy return of {len(reports)} members"
+        said = f"no greedy return of {counted(len(reports), 'member')}"
         if returns:
-            said = (
-                f"greedy returns of {len(returns)} members: {min(returns):,.0f} to {max(returns):,.0f}, "
-                f"median {statistics.median(returns):,.0f}"
-            )
+            values = min(returns), max(returns), statistics.median(returns)
+            low, high, median = (number(value, values) for value in values)
+            said = f"greedy returns of {counted(len(returns), 'member')}: {low} to {high}, median {median}"
         wall = duration(max(report["wall_s"] for report in reports))
         self.line(f"{steps:>11,} steps  {wall:>12}  {said}  ({rate:,.0f} steps/s in all)")
 

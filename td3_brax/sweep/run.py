@@ -20,6 +20,7 @@ from td3_brax.sweep.online import Home, Suggestions, register
 from td3_brax.sweep.pack import Job, Pack, Shared, group, make_job, places, train_jobs
 from td3_brax.tracking import one_line
 from td3_brax.wandb_run import Membership, asked, check, project
+from td3_brax.words import command, counted, number
 
 MEMBERS = 16
 """At once, unless --members says otherwise."""
@@ -143,7 +144,7 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
         fail(f"W&B suggests no more: {one_line(ended)}")
         return signals.code or 1
     if signals.code and not sweep.suggested:
-        _line(f"go on with: td3-brax sweep --resume {out}")
+        _line(f"go on with: {command('sweep', '--resume', out)}")
     if signals.code == PREEMPTED and sweep.suggested:
         return TERMINATED
     return signals.code or int(any(end.code for end in ends.values()))
@@ -198,13 +199,13 @@ def _announce(sweep: Sweep, groups: Sequence[Sequence[Job]], members: int) -> No
         _line(f"{sweep.name}: {most}, {members} at a time in one program")
         return
     count = sum(map(len, groups))
-    _line(f"{sweep.name}: {count} run{'s' * (count > 1)} in {len(groups)} program{'s' * (len(groups) > 1)}")
+    _line(f"{sweep.name}: {counted(count, 'run')} in {counted(len(groups), 'program')}")
     for jobs in groups:
         shaping = [name for name in sweep.varied if _same(jobs, name) and len(groups) > 1]
         own = [name for name in sweep.varied if name not in shaping]
         shared = " ".join(f"--{name}={show(getattr(jobs[0].config, name))}" for name in shaping)
         _line(
-            f"  {len(jobs)} member{'s' * (len(jobs) > 1)}, {min(members, len(jobs))} at a time"
+            f"  {counted(len(jobs), 'member')}, {min(members, len(jobs))} at a time"
             f"{', ' * bool(shared)}{shared}{'; they differ in ' * bool(own)}{', '.join(own)}"
         )
 
@@ -234,15 +235,15 @@ def summary(sweep: Sweep, jobs: Sequence[Job], ends: Mapping[int, journal.End]) 
     rows = [["run", *sweep.varied, sweep.metric, "env_steps", "end"]]
     for one in ordered:
         own = [show(getattr(one.config, name)) for name in sweep.varied]
-        score = f"{value(one):,.1f}" if math.isfinite(value(one)) else "-"
+        score = number(value(one)) if math.isfinite(value(one)) else "-"
         end = ends[one.number]
         rows.append([f"{one.number:03d}", *own, score, f"{end.outcome.env_steps:,}", end.end])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
     table = "\n".join("  ".join(cells).rstrip() for cells in padded)
-    best = ordered[0].varied
-    same = " ".join(f"--{n}={show(p['value'])}" for n, p in sweep.parameters.items() if "value" in p)
-    return f"{table}\nthe best again: td3-brax train {same} {best}".rstrip()
+    same = [f"--{name}={show(p['value'])}" for name, p in sweep.parameters.items() if "value" in p]
+    best = [f"--{name}={show(getattr(ordered[0].config, name))}" for name in sweep.varied]
+    return f"{table}\nthe best again: {command('train', *same, *best)}"
 
 
 def guarded_job(argv: Sequence[str]) -> int:
