@@ -26,8 +26,9 @@ import numpy as np
 import pytest
 
 from td3_brax import evaluate_run, load_policy, train
-from td3_brax.config import FIELDS
+from td3_brax.config import FIELDS, Config
 from td3_brax.envs.brax import BraxTask
+from td3_brax.evaluate import greedy_returns
 from td3_brax.program import Program
 from td3_brax.record import POLICIES
 
@@ -209,6 +210,25 @@ def test_the_reports_are_complete_and_true(first: Run) -> None:
     assert load_policy(first.out, "best").meta["return_mean"] == max(scores)
     assert load_policy(first.out, "last").meta["return_mean"] == scores[-1]
     assert load_policy(first.out, "last").meta["env_steps"] == 768
+
+
+def test_the_best_policy_is_scored_once_more_on_episodes_that_no_evaluation_had(first: Run) -> None:
+    """The greatest of many noisy returns is above what that policy earns."""
+    config = Config(**json.loads((first.out / "config.json").read_text()))
+    task, policy = BraxTask(config.env), load_policy(first.out, "best")
+    own = jax.random.key(config.seed + 2**31)
+
+    def returns(number: int) -> np.ndarray:
+        keys = jax.random.split(jax.random.fold_in(own, number), 4)
+        act = lambda obs: policy.forward(obs, jax.numpy)  # noqa: E731
+        return np.asarray(jax.jit(lambda k: greedy_returns(task, act, k, TIME_LIMIT).returns)(keys))
+
+    last, fresh = first.reports[-1], returns(2**31)
+    assert last["eval/return_kept"] == pytest.approx(fresh.mean(), rel=1e-3)
+    assert last["eval/return_kept_std"] == pytest.approx(fresh.std(), rel=1e-2, abs=1e-3)
+    assert last["eval/return_best"] == pytest.approx(returns(policy.meta["env_steps"]).mean(), rel=1e-3)
+    assert not any("eval/return_kept" in report for report in first.reports[:-1])
+    assert f"{last['eval/return_kept']:.1f}" in first.printed.splitlines()[-2]
 
 
 def test_the_lines_for_people_tell_what_happened(first: Run) -> None:
@@ -444,5 +464,7 @@ def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
     assert "\x1b[" in text
     assert "\u2501" in text  # the bar
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert re.search(r"100%.*2,048/2,048 steps, [\d,]+ steps/s, .* left, return \d+ \(best \d+\)", plain)
+    assert re.search(
+        r"100%.*2,048/2,048 steps, [\d,]+ steps/s, .* left, return [\d.,]+ \(best [\d.,]+\)", plain
+    )
     assert 0 <= plain.find("compiling") < plain.find("compiled in") < plain.find("done: greedy return")
