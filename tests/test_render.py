@@ -26,7 +26,7 @@ from td3_brax.folder import write_config
 from td3_brax.policy import Policy, save_policy
 from td3_brax.render import run, viewer
 from td3_brax.render.episodes import Episode, play
-from td3_brax.render.scene import look, poses
+from td3_brax.render.scene import look, poses, rotation, shown
 
 POLE = Config(env="InvertedPendulum-v5", hidden_sizes=(8,), time_limit=60, normalize_obs=True)
 
@@ -107,6 +107,131 @@ def test_each_task_is_seen_from_its_side(env: str, flat: bool, above: bool, grou
     for i, shape in enumerate(scene.shapes):
         np.testing.assert_allclose(shown.positions[0, i], data.geom_xpos[shape.geom], atol=1e-9)
         np.testing.assert_allclose(shown.rotations[0, i].ravel(), data.geom_xmat[shape.geom], atol=1e-9)
+
+
+ROBOT = """
+<mujoco>
+  <asset>
+    <mesh name="wedge" vertex="0 0 0  .5 0 0  0 .3 0  0 0 .9" face="0 2 1 0 1 3 1 2 3 0 3 2"/>
+    <hfield name="hills" nrow="3" ncol="4" size="2 1.5 .4 .1" elevation="0 1 0 1 1 0 1 0 0 1 0 1"/>
+  </asset>
+  <worldbody>
+    <geom type="plane" size="2 2 .1"/>
+    <body pos="0 0 1">
+      <joint type="hinge" axis="0 1 0"/>
+      <inertial pos=".2 0 0" mass="1" diaginertia=".001 .02 .02"/>
+      FIRST
+      <body pos=".4 0 0">
+        <joint type="hinge" axis="0 1 0"/>
+        <inertial pos=".2 0 0" mass="1" diaginertia=".001 .02 .02"/>
+        SECOND
+      </body>
+    </body>
+  </worldbody>
+</mujoco>
+"""
+MESH, ROD = '<geom type="mesh" mesh="wedge"/>', '<geom type="capsule" fromto="0 0 0 .4 0 0" size=".06"/>'
+HIDDEN = ROD.replace("<geom", '<geom group="3"')
+ROBOTS = {
+    "of meshes": (MESH, MESH, ["surface", "surface"]),
+    "of meshes and others": (ROD, MESH, ["capsule", "surface"]),
+    "hidden": (HIDDEN, HIDDEN, ["capsule", "capsule"]),
+    "partly hidden": (ROD, HIDDEN, ["capsule"]),
+    "of nothing": ("", "", ["box", "box"]),
+    "on hills": (ROD, '<geom type="hfield" hfield="hills"/>', ["capsule", "surface"]),
+}
+DRAW = """
+import sys
+from td3_brax.render import run
+import os
+os.environ["MUJOCO_GL"] = run.graphics()
+import dataclasses, mujoco, numpy as np
+from td3_brax.render import film
+from td3_brax.render.scene import look, poses
+for text in sys.argv[1:]:
+    model = mujoco.MjModel.from_xml_string(text)
+    scene = look(model)
+    at = poses(model, scene, model.qpos0[None])
+    seen = []
+    for some in (scene, dataclasses.replace(scene, shapes=())):
+        stage = film.Stage(some)
+        seen.append(stage.picture(at, 0, at.center[0]).astype(int))
+        stage.close()
+    print((np.abs(seen[0] - seen[1]).max(axis=2) > 20).mean())
+"""
+
+
+def robot(name: str) -> mujoco.MjModel:
+    first, second, _ = ROBOTS[name]
+    return mujoco.MjModel.from_xml_string(ROBOT.replace("FIRST", first).replace("SECOND", second))
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+def test_any_robot_has_a_page(name: str, tmp_path: Path) -> None:
+    model = robot(name)
+    scene = look(model)
+    kinds = [shape.kind for shape in scene.shapes]
+    assert kinds == ROBOTS[name][2]
+    viewer.write(model, scene, [Episode("", model.qpos0[None], np.ones(1))], 0.05, tmp_path / "v.html")
+    data = json.loads(_data(tmp_path / "v.html"))
+    for shape in data["shapes"]:
+        if shape["kind"] == "surface":
+            own = data["surfaces"][shape["surface"]]
+            faces = np.frombuffer(base64.b64decode(own["faces"]), "<u4")
+            assert faces.max() < len(unpacked(own["vertices"], -1, 3))
+    (episode,) = data["episodes"]
+    assert np.isfinite(unpacked(episode["poses"], 1, len(kinds), 7)).all()
+    assert np.isfinite(scene.size)
+
+
+def test_a_film_shows_any_robot() -> None:
+    if not run.graphics():
+        pytest.skip("neither EGL nor OSMesa is there to draw with")
+    texts = [ROBOT.replace("FIRST", first).replace("SECOND", second) for first, second, _ in ROBOTS.values()]
+    done = subprocess.run([sys.executable, "-c", DRAW, *texts], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    shares = [float(line) for line in done.stdout.split()]
+    assert len(shares) == len(ROBOTS)
+    assert min(shares) > 0.005
+
+
+@pytest.mark.parametrize("name", ["of meshes", "on hills"])
+def test_a_films_surfaces_are_where_the_robots_are(name: str) -> None:
+    """MuJoCo's compiler moves the vertices of a mesh."""
+    from td3_brax.render import film
+
+    scene = look(robot(name))
+    staged = film.stage(scene)
+    for i, own in enumerate(scene.surfaces):
+        first = staged.mesh_vertadr[i]
+        vertices = staged.mesh_vert[first : first + staged.mesh_vertnum[i]]
+        moved = vertices @ rotation(staged.mesh_quat[i]).T + staged.mesh_pos[i]
+        np.testing.assert_allclose(moved, own.vertices, atol=1e-6)
+
+
+def test_speed_is_said_of_what_travels() -> None:
+    """Metres per second, where a robot as a whole goes along x."""
+    from td3_brax.render import film
+
+    names = {"Ant-v5": True, "HalfCheetah-v5": True, "InvertedPendulum-v5": True, "Reacher-v5": False}
+    for env, travels in names.items():
+        assert look(make_task(Config(env=env)).model).travels == travels
+    assert not look(robot("hidden")).travels
+    steps = np.array([0, 2, 4, 5])
+    assert film.along(3.0 * steps, steps, 3, 0.5) == pytest.approx(6)
+    assert film.along(3.0 * steps, steps, 0, 0.5) == 0
+
+
+def test_only_what_ended_is_called_so() -> None:
+    """Neither what --seconds cut, nor a step between two pictures."""
+    trained = policy(POLE)
+    for limit, seconds, ended in ((60, 0.08, False), (2, 9, True), (60, 9, True)):
+        config = dataclasses.replace(POLE, time_limit=limit)
+        (episode,) = play(config, [trained], [""], seconds, 0)[1]
+        assert episode.ended == ended
+    assert list(shown(6, 2)) == [0, 2, 4, 5]
+    assert list(shown(5, 2)) == [0, 2, 4]
+    assert list(shown(1, 2)) == [0]
 
 
 class Script(html.parser.HTMLParser):

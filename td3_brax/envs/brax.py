@@ -12,7 +12,7 @@ import mujoco
 from td3_brax.config import ConfigError
 from td3_brax.envs.physics import State
 from td3_brax.envs.quiet import quiet, silent
-from td3_brax.envs.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics
+from td3_brax.envs.rigid.physics import RigidPhysics
 from td3_brax.envs.wrapped import WrappedTask, reads
 
 with silent():
@@ -98,11 +98,7 @@ def _faster(env: Any) -> Any:
     Raises:
         ValueError: what ``env`` has or reads that they lack.
     """
-    option = env.sys.opt
-    if option.solver != mujoco.mjtSolver.mjSOL_NEWTON:
-        raise ValueError("another solver than Newton's method")
-    solved = 0 if option.iterations == 1 else ITERATIONS  # what MJX would do, or to the end
-    physics = RigidPhysics(model_of(env), solved, LINE_SEARCH)
+    physics = RigidPhysics(model_of(env))
     unknown = [path for path in read_after(env) if path not in GIVEN]
     if unknown:
         raise ValueError(f"a task that reads {', '.join(unknown)}")

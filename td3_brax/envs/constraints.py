@@ -18,6 +18,7 @@ import mujoco
 import numpy as np
 
 from td3_brax.envs.mjx import mjx
+from td3_brax.envs.rigid.soft import allowed, spring
 
 
 @flax.struct.dataclass
@@ -62,7 +63,7 @@ class Touch:
     """[C, nbody] the same of the bodies themselves, but for the world."""
 
 
-def impedance(solimp: jax.Array, distance: jax.Array) -> jax.Array:
+def impedance(solimp: jax.Array | np.ndarray, distance: jax.Array) -> jax.Array:
     """MuJoCo's constraint impedance d(r) for ``solimp`` [..., 5] at ``distance`` [...]."""
     low = jnp.clip(solimp[..., 0], mujoco.mjMINIMP, mujoco.mjMAXIMP)
     high = jnp.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
@@ -72,17 +73,6 @@ def impedance(solimp: jax.Array, distance: jax.Array) -> jax.Array:
     rising = x**power / middle ** (power - 1)
     falling = 1 - (1 - x) ** power / (1 - middle) ** (power - 1)
     return low + jnp.where(x < middle, rising, falling) * (high - low)
-
-
-def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
-    """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2]."""
-    time, ratio = solref[..., 0], solref[..., 1]
-    high = np.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
-    safe = np.maximum(time, 2 * timestep)
-    with np.errstate(divide="ignore"):
-        k = np.where(time > 0, 1 / (high * safe * ratio) ** 2, -time / high**2)
-        b = np.where(ratio > 0, 2 / (high * safe), -ratio / high)
-    return k, b
 
 
 @jax.custom_batching.custom_vmap
@@ -122,8 +112,8 @@ class Limits:
         self.count = len(joints)
         self._q, self._v = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._range, self._margin = model.jnt_range[joints], model.jnt_margin[joints]
-        self._solimp = model.jnt_solimp[joints].astype(np.float32)
-        self._spring = spring(model.jnt_solref[joints], self._solimp, model.opt.timestep)
+        self._solimp = allowed(model.jnt_solimp[joints]).astype(np.float32)
+        self._spring = spring(model.jnt_solref[joints], model.jnt_solimp[joints], model.opt.timestep)
         self._weight = model.dof_invweight0[self._v]
         self._select = np.eye(model.nv, dtype=np.float32)[self._v]
 
@@ -169,14 +159,10 @@ class Contacts:
         # Without friction the four edges of a contact coincide, and share what is one row in MuJoCo.
         weight = np.where(dim == 3, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, 4 * weight)
         k, b = spring(solref.astype(np.float64), solimp.astype(np.float64), model.opt.timestep)
-        types, plane, capsule = (
-            model.geom_type[geom],
-            mujoco.mjtGeom.mjGEOM_PLANE,
-            mujoco.mjtGeom.mjGEOM_CAPSULE,
-        )
-        self._lies_along = (types == [plane, capsule]).all(axis=1)
+        lying = [mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_CAPSULE]
+        self._lies_along = (model.geom_type[geom] == lying).all(axis=1)
         self._geom, self._margin = geom, margin
-        self._constants = [np.asarray(x, np.float32) for x in (mu, weight, k, b, solimp)]
+        self._constants = [np.asarray(x, np.float32) for x in (mu, weight, k, b, allowed(solimp))]
         moved = _moved_by(model)
         self._moves = moved[bodies[:, 1]] - moved[bodies[:, 0]]
         body = np.eye(model.nbody, dtype=np.float32)[bodies]

@@ -21,7 +21,7 @@ from td3_brax.envs.installed import arguments, model_of
 from td3_brax.envs.mjx import precise
 from td3_brax.envs.physics import Forward, Physics
 from td3_brax.envs.rigid.lacks import lacks
-from td3_brax.envs.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics, Seen
+from td3_brax.envs.rigid.physics import RigidPhysics, Seen
 from td3_brax.envs.task import Step
 
 
@@ -68,7 +68,7 @@ class GymnasiumTask:
         if missing or physics == "mjx":
             self.physics = Physics(self.model, self.contacts, self.iterations)
         else:
-            self.physics = RigidPhysics(self.model, ITERATIONS, LINE_SEARCH)
+            self.physics = RigidPhysics(self.model)
         self.dt = self.model.opt.timestep * self.args.frame_skip
         low, high = self.model.actuator_ctrlrange.astype(np.float32).T
         self.action_low, self.action_high = low, high

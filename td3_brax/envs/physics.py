@@ -14,6 +14,7 @@ import mujoco
 
 from td3_brax.envs.constraints import Contacts, Limits, accelerations, solve
 from td3_brax.envs.mjx import mjx
+from td3_brax.envs.rigid.lacks import FLUID, lacks
 
 
 @flax.struct.dataclass
@@ -54,7 +55,7 @@ class Physics:
     """The dynamics of ``model``.
 
     Args:
-        model: trees of free, slide and hinge joints; contacts with sliding friction; Euler or RK4.
+        model: what :func:`td3_brax.envs.rigid.lacks.lacks` finds nothing amiss in, but for a fluid.
         contacts: most contacts that are active at a time (None: all that can be).
         iterations: of Newton's method, in each evaluation of the accelerations.
         line_search: of the search along each of its directions.
@@ -65,7 +66,8 @@ class Physics:
     def __init__(
         self, model: mujoco.MjModel, contacts: int | None = None, iterations: int = 4, line_search: int = 8
     ) -> None:
-        _check(model)
+        if missing := [name for name in lacks(model) if name != FLUID]:
+            raise ValueError(f"a model with {', '.join(missing)}")
         self.iterations = iterations
         self.line_search = line_search
         self.host = model
@@ -94,7 +96,7 @@ class Physics:
         out = self.forward(state, ctrl)
         h, damping = self.host.opt.timestep, self.host.dof_damping
         qacc = out.qacc
-        if damping.any():
+        if damping.any() and not self.host.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP:
             qacc = solve(out.mass + jnp.diag(jnp.asarray(h * damping, jnp.float32)), out.qfrc)
         qvel = state.qvel + h * qacc
         return State(qpos=self._move(state.qpos, qvel, h), qvel=qvel, qacc=out.qacc), view(out)
@@ -175,22 +177,3 @@ def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
     """Product of quaternions [4]."""
     w = a[0] * b[0] - a[1:] @ b[1:]
     return jnp.concatenate([w[None], a[0] * b[1:] + b[0] * a[1:] + jnp.cross(a[1:], b[1:])])
-
-
-def _check(model: mujoco.MjModel) -> None:
-    free = model.jnt_type == mujoco.mjtJoint.mjJNT_FREE
-    asked = {
-        "contacts that turn or roll": (model.geom_condim > 3).any() or model.npair,
-        "ball joints": (model.jnt_type == mujoco.mjtJoint.mjJNT_BALL).any(),
-        "a free joint that is not the first": free[1:].any(),
-        "equality constraints": model.neq,
-        "tendons": model.ntendon,
-        "friction in joints": model.dof_frictionloss.any(),
-        "elliptic friction cones": model.opt.cone != mujoco.mjtCone.mjCONE_PYRAMIDAL,
-        "activations": model.na,
-        "another integrator": model.opt.integrator
-        not in (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_RK4),
-    }
-    has = [name for name, there in asked.items() if there]
-    if has:
-        raise ValueError(f"a model with {', '.join(has)}")

@@ -28,6 +28,8 @@ class Episode:
     """[T, nq], after each step."""
     rewards: np.ndarray
     """[T]"""
+    ended: bool = False
+    """Whether the task ended it, or its time limit or broken physics, and not the length asked for."""
 
 
 def untrained(config: Config, task: Task) -> Policy:
@@ -57,6 +59,7 @@ def play(
 
     def episodes(parts: Any, keys: jax.Array) -> Any:
         state, obs = jax.vmap(task.reset)(keys)
+        start = state, obs, all_finite((state, obs))
 
         def act(own: Any, obs: jax.Array) -> jax.Array:
             names = ("weights", "biases", "obs_mean", "obs_deviation")
@@ -69,11 +72,16 @@ def play(
             state, obs = select(counts, (out.state, out.obs), (state, obs))
             return (state, obs, counts & ~out.terminated), (qpos, out.reward, counts)
 
-        played = jax.lax.scan(step, (state, obs, all_finite((state, obs))), length=steps)[1]
-        return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), played)
+        (_, _, alive), played = jax.lax.scan(step, start, length=steps)
+        return *jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), played), ~alive
 
     parts = [(p.weights, p.biases, p.obs_mean, p.obs_deviation) for p in policies]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *parts)
-    qpos, rewards, counts = jax.device_get(jax.jit(episodes)(stacked, keys))
+    qpos, rewards, counts, ended = jax.device_get(jax.jit(episodes)(stacked, keys))
     lengths = counts.sum(axis=1)
-    return task, [Episode(labels[i], qpos[i, : lengths[i]], rewards[i, : lengths[i]]) for i in range(count)]
+    return task, [
+        Episode(
+            labels[i], qpos[i, :length], rewards[i, :length], bool(ended[i]) or steps == config.time_limit
+        )
+        for i, length in enumerate(lengths)
+    ]

@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 from td3_brax.render.episodes import Episode
-from td3_brax.render.scene import Poses, Scene, poses
+from td3_brax.render.scene import Poses, Scene, poses, rotation, shown
 
 FPS = 30
 """At most; a slower task sets its own."""
@@ -34,6 +34,7 @@ STAGE = """
     <texture name="floor" type="2d" builtin="checker" rgb1="0.80 0.82 0.84" rgb2="0.72 0.75 0.78"
       width="512" height="512"/>
     <material name="floor" texture="floor" texrepeat="1 1" texuniform="true" specular="0" reflectance="0"/>
+    {surfaces}
   </asset>
   <worldbody>{floor}</worldbody>
 </mujoco>
@@ -46,7 +47,22 @@ KINDS = {
     "ellipsoid": mujoco.mjtGeom.mjGEOM_ELLIPSOID,
     "cylinder": mujoco.mjtGeom.mjGEOM_CYLINDER,
     "box": mujoco.mjtGeom.mjGEOM_BOX,
+    "surface": mujoco.mjtGeom.mjGEOM_MESH,
 }
+
+
+def stage(scene: Scene) -> mujoco.MjModel:
+    """The ground of ``scene``, and its surfaces as meshes."""
+    floor = ""
+    if scene.ground is not None:
+        floor = f'<geom type="plane" pos="0 0 {scene.ground}" size="0 0 1" material="floor"/>'
+    surfaces = "".join(
+        f'<mesh name="surface{i}" inertia="shell" vertex="{_listed(x.vertices)}" face="{_listed(x.faces)}"/>'
+        for i, x in enumerate(scene.surfaces)
+    )
+    return mujoco.MjModel.from_xml_string(
+        STAGE.format(wide=WIDE, high=HIGH, floor=floor, surfaces=surfaces, extent=scene.size)
+    )
 
 
 class Stage:
@@ -54,12 +70,8 @@ class Stage:
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        floor = ""
-        if scene.ground is not None:
-            floor = f'<geom type="plane" pos="0 0 {scene.ground}" size="0 0 1" material="floor"/>'
-        self.model = mujoco.MjModel.from_xml_string(
-            STAGE.format(wide=WIDE, high=HIGH, floor=floor, extent=scene.size)
-        )
+        self.model = stage(scene)
+        self._turned = [rotation(quaternion) for quaternion in self.model.mesh_quat]
         self.data = mujoco.MjData(self.model)
         mujoco.mj_forward(self.model, self.data)
         self.renderer = mujoco.Renderer(self.model, HIGH, WIDE)
@@ -74,14 +86,21 @@ class Stage:
         drawn = self.renderer.scene
         self._light(drawn, lookat)
         for i, shape in enumerate(self.scene.shapes):
+            at, turn = poses.positions[frame, i], poses.rotations[frame, i]
+            if shape.surface >= 0:  # MuJoCo has moved its vertices to where its inertia is
+                at = at + turn @ self.model.mesh_pos[shape.surface]
+                turn = turn @ self._turned[shape.surface]
+            geom = drawn.geoms[drawn.ngeom]
             mujoco.mjv_initGeom(
-                drawn.geoms[drawn.ngeom],
+                geom,
                 KINDS[shape.kind],
                 np.array(shape.size),
-                poses.positions[frame, i],
-                poses.rotations[frame, i].flatten(),
+                at,
+                turn.flatten(),
                 np.array(shape.rgba, np.float32),
             )
+            if shape.surface >= 0:
+                geom.dataid = 2 * shape.surface
             drawn.ngeom += 1
         return np.asarray(self.renderer.render())
 
@@ -99,6 +118,11 @@ class Stage:
         self.renderer.close()
 
 
+def _listed(values: np.ndarray) -> str:
+    """As MJCF writes numbers."""
+    return " ".join(f"{x:.7g}" for x in values.ravel())
+
+
 def frames(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float) -> tuple[Any, float]:
     """An iterator of pictures [H, W, 3] with all episodes side by side, and frames per second."""
     every = max(1, round(1 / (FPS * dt)))
@@ -108,22 +132,25 @@ def frames(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt:
 def _frames(
     model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, every: int
 ) -> Iterator[np.ndarray]:
-    moved = [poses(model, scene, episode.qpos[::every]) for episode in episodes]
+    steps = [shown(len(episode.qpos), every) for episode in episodes]
+    moved = [poses(model, scene, episode.qpos[at]) for episode, at in zip(episodes, steps, strict=True)]
     looks = [_follow(own.center) for own in moved]
     across = min(3, len(episodes))
     down = -(-len(episodes) // across)
-    stage = Stage(scene)
+    drawn = Stage(scene)
     try:
         for frame in range(max(len(own.center) for own in moved)):
             whole = np.full((down * HIGH, across * WIDE, 3), 255, np.uint8)
             for i, episode in enumerate(episodes):
                 here = min(frame, len(moved[i].center) - 1)
-                tile = _lettered(stage.picture(moved[i], here, looks[i][here]), episode, here * every, dt)
+                speed = along(moved[i].center[:, 0], steps[i], here, dt) if scene.travels else None
+                picture = drawn.picture(moved[i], here, looks[i][here])
+                tile = _lettered(picture, episode, int(steps[i][here]), speed)
                 row, column = divmod(i, across)
                 whole[row * HIGH : (row + 1) * HIGH, column * WIDE : (column + 1) * WIDE] = tile
             yield whole
     finally:
-        stage.close()
+        drawn.close()
 
 
 def _follow(center: np.ndarray) -> np.ndarray:
@@ -135,20 +162,28 @@ def _follow(center: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def _lettered(picture: np.ndarray, episode: Episode, step: int, dt: float) -> np.ndarray:
+def along(x: np.ndarray, steps: np.ndarray, frame: int, dt: float) -> float:
+    """Mean speed over the last second, in metres per second.
+
+    Args:
+        x: [F] positions at ``steps`` [F] of ``dt`` seconds.
+    """
+    first = int(np.searchsorted(steps, steps[frame] - round(1 / dt)))
+    passed = dt * (steps[frame] - steps[first])
+    return float((x[frame] - x[first]) / passed) if passed else 0.0
+
+
+def _lettered(picture: np.ndarray, episode: Episode, step: int, speed: float | None) -> np.ndarray:
     """The picture with what it shows, its step, return and speed, in its upper left corner."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image, "RGBA")
-    window = max(1, round(1 / dt))
-    first = max(0, step - window)
-    along = episode.qpos[step, 0] - episode.qpos[first, 0]
-    speed = round(along / (dt * (step - first)), 1) + 0.0 if step > first else 0.0  # no -0.0
-    ended = "  (ended)" if step >= len(episode.rewards) - 1 else ""
+    ended = "  (ended)" if episode.ended and step == len(episode.rewards) - 1 else ""
+    fast = "" if speed is None else f"{round(speed, 1) + 0.0:.1f} m/s   "  # no -0.0
     lines = [
         episode.label,
-        f"return {episode.rewards[: step + 1].sum():,.0f}   {speed:.1f} m/s   step {step + 1:,}{ended}",
+        f"return {episode.rewards[: step + 1].sum():,.0f}   {fast}step {step + 1:,}{ended}",
     ]
     draw.rectangle((0, 0, WIDE, 52), fill=(255, 255, 255, 150))
     draw.text((12, 6), lines[0], fill=(20, 20, 20), font=_font(17, bold=True))

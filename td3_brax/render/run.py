@@ -87,6 +87,8 @@ def job(argv: Sequence[str]) -> int:
     from td3_brax.render.scene import look
 
     task, episodes = play(config, shown, labels, args.seconds, args.seed)
+    if any(not len(episode.rewards) for episode in episodes):
+        return fail(f"{args.run}: {config.env}'s physics break at the first step: there is nothing to show")
     scene = look(task.model)
     try:
         if args.html:

@@ -14,6 +14,7 @@ import numpy as np
 from td3_brax.folder import write_whole
 from td3_brax.render.episodes import Episode
 from td3_brax.render.scene import Scene, poses
+from td3_brax.render.scene import shown as frames_of
 
 FPS = 60
 """At most; every so many steps are left out."""
@@ -25,7 +26,8 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
     every = max(1, round(1 / (FPS * dt)))
     shown, heights = [], []
     for episode in episodes:
-        own = poses(model, scene, episode.qpos[::every])
+        steps = frames_of(len(episode.qpos), every)
+        own = poses(model, scene, episode.qpos[steps])
         turned = np.stack([_quaternions(frame) for frame in own.rotations])
         heights.append(np.median(own.center[:, 2]))
         shown.append(
@@ -33,7 +35,8 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
                 "label": episode.label,
                 "poses": _packed(np.concatenate([own.positions, turned], axis=-1)),
                 "center": _packed(own.center),
-                "earned": _packed(np.cumsum(episode.rewards)[::every]),
+                "earned": _packed(np.cumsum(episode.rewards)[steps]),
+                "ended": episode.ended,
             }
         )
     data = {
@@ -43,7 +46,13 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
         "size": scene.size,
         "azimuth": scene.azimuth,
         "elevation": scene.elevation,
-        "shapes": [{"kind": s.kind, "size": s.size, "rgba": s.rgba} for s in scene.shapes],
+        "travels": scene.travels,
+        "surfaces": [
+            {"vertices": _packed(own.vertices), "faces": _packed(own.faces, "<u4")} for own in scene.surfaces
+        ],
+        "shapes": [
+            {"kind": s.kind, "size": s.size, "rgba": s.rgba, "surface": s.surface} for s in scene.shapes
+        ],
         "episodes": shown,
     }
     # Inside a script element only "</" could end it early.
@@ -51,9 +60,9 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
     write_whole(out, text.replace("@DATA@", json.dumps(data).replace("</", "<\\/")).encode())
 
 
-def _packed(values: np.ndarray) -> str:
-    """As base64 of little-endian float32."""
-    return base64.b64encode(np.ascontiguousarray(values, "<f4").tobytes()).decode()
+def _packed(values: np.ndarray, kind: str = "<f4") -> str:
+    """As base64 of little-endian float32, or another ``kind``."""
+    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
 
 
 def _quaternions(rotations: np.ndarray) -> np.ndarray:

@@ -132,11 +132,17 @@ def _geom(tree: Tree, ids: list[int], links: list[tuple[int, int]]) -> Geom:
 def _pair(tree: Tree, one: Geom, two: Geom) -> Pair:
     """With the parameters that MuJoCo mixes from both."""
     model, a, b = tree.model, np.array(one.ids), np.array(two.ids)
-    mix = (model.geom_solmix[a] / (model.geom_solmix[a] + model.geom_solmix[b]))[:, None]
+    one_mix, two_mix = (
+        np.where(x < mujoco.mjMINVAL, 0, x) for x in (model.geom_solmix[a], model.geom_solmix[b])
+    )
+    none = one_mix + two_mix == 0
+    mix = ((one_mix + 0.5 * none) / (one_mix + two_mix + none))[:, None]
     solimp = mix * model.geom_solimp[a] + (1 - mix) * model.geom_solimp[b]
-    solref = mix * model.geom_solref[a] + (1 - mix) * model.geom_solref[b]
+    first, second = model.geom_solref[a], model.geom_solref[b]
+    times = (first[:, :1] > 0) & (second[:, :1] > 0)
+    solref = np.where(times, mix * first + (1 - mix) * second, np.minimum(first, second))
     slides = _slides(model, a, b)
-    mu = np.where(slides, np.maximum(model.geom_friction[a, 0], model.geom_friction[b, 0]), 0)
+    mu = np.maximum(mujoco.mjMINMU, np.maximum(model.geom_friction[a, 0], model.geom_friction[b, 0])) * slides
     weight = model.body_invweight0[model.geom_bodyid[a], 0] + model.body_invweight0[model.geom_bodyid[b], 0]
     weight = np.where(slides, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, weight)
     margin = model.geom_margin[a] + model.geom_margin[b]

@@ -43,16 +43,21 @@ class RigidPhysics:
 
     Args:
         iterations: of Newton's method in each evaluation; on a CPU it stops where all robots are solved.
-            0: the one iteration of ``mjx.step`` with the model's own line search.
+            0: the one iteration of ``mjx.step`` with the model's own line search. None: that where the model
+            asks for one iteration, else enough to solve the constraints.
         line_search: of the search along each of its directions.
     Raises:
         ValueError: a model with something that is not covered; the text names it.
     """
 
-    def __init__(self, model: mujoco.MjModel, iterations: int = 0, line_search: int = LINE_SEARCH) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, iterations: int | None = None, line_search: int = LINE_SEARCH
+    ) -> None:
         if missing := lacks(model):
             raise ValueError(f"a model with {', '.join(missing)}")
         self.host = model
+        if iterations is None:
+            iterations = 0 if model.opt.iterations == 1 else ITERATIONS
         self._steps = Steps(model, iterations, line_search)
         self._dynamics = self._steps.apart
         limited = model.actuator_ctrllimited.astype(bool)

@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.envs.constraints import spring
 from td3_brax.envs.rigid.lanes import Value, Vector, apply, constant, raw, where
+
+DEFAULT = 0.02, 1.0
+"""MuJoCo's ``solref``."""
 
 
 @dataclass
@@ -21,8 +23,33 @@ class Soft:
     stiffness: Value
     damping: Value
     solimp: Vector
-    """[5]"""
+    """[5] as :func:`allowed` has it."""
     margin: Value
+
+
+def allowed(solimp: np.ndarray) -> np.ndarray:
+    """``solimp`` [..., 5] as MuJoCo corrects it: within bounds, and without a width as one constant."""
+    low, high, width, middle, power = (solimp[..., i] for i in range(5))
+    low, high, middle = (np.clip(x, mujoco.mjMINIMP, mujoco.mjMAXIMP) for x in (low, high, middle))
+    flat, mean = width <= mujoco.mjMINVAL, (low + high) / 2
+    low, high = np.where(flat, mean, low), np.where(flat, mean, high)
+    return np.stack([low, high, np.where(flat, 1, width), middle, np.maximum(power, 1)], axis=-1)
+
+
+def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
+    """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
+
+    Where one of the two is direct and the other is not, MuJoCo takes its default.
+    """
+    time, ratio = solref[..., 0], solref[..., 1]
+    mixed = (time > 0) != (ratio > 0)
+    time, ratio = np.where(mixed, DEFAULT[0], time), np.where(mixed, DEFAULT[1], ratio)
+    high = np.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
+    safe = np.maximum(time, 2 * timestep)
+    with np.errstate(divide="ignore"):
+        k = np.where(time > 0, 1 / (high * safe * ratio) ** 2, -time / high**2)
+        b = np.where(ratio > 0, 2 / (high * safe), -ratio / high)
+    return k, b
 
 
 def soft(
@@ -30,9 +57,7 @@ def soft(
 ) -> Soft:
     """Of MuJoCo's parameters [lanes, ...]."""
     k, b = spring(solref, solimp, timestep)
-    low, high, middle = (np.clip(solimp[:, i], mujoco.mjMINIMP, mujoco.mjMAXIMP) for i in (0, 1, 3))
-    width, power = np.maximum(solimp[:, 2], mujoco.mjMINVAL), np.maximum(solimp[:, 4], 1)
-    shape = [constant(x) for x in (low, high, width, middle, power)]
+    shape = [constant(x) for x in allowed(solimp).T]
     return Soft(constant(weight), constant(k), constant(b), shape, constant(margin))
 
 

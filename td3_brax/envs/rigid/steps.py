@@ -163,8 +163,8 @@ def _runge_kutta(dynamics: Dynamics, q: Values, v: Values, warm: Values, ctrl: V
     def stage(i: jax.Array, carry: Any) -> Any:
         speed, qacc, speeds, qaccs = map(numbers, carry[:4])
         # How far along the stage before: 0, 1/2, 1/2, 1. Weights: 1/6, 1/3, 1/3, 1/6.
-        along = Number(0.5 * (i + 1 >> 1).astype(dtype))
-        weight = Number((1 + (i * (3 - i) >> 1).astype(dtype)) / 6)
+        along = Number(0.5 * jnp.asarray(i + 1 >> 1, dtype))
+        weight = Number((1 + jnp.asarray(i * (3 - i) >> 1, dtype)) / 6)
         at = dynamics.move(q, speed, h * along)
         now = plus(v, times(h * along, qacc))
         qacc = dynamics.evaluate(at, now, qacc, ctrl).qacc

@@ -143,7 +143,8 @@ class Tree:
         model = self.model
         first = model.body_jntadr[body]
         joints = range(first, first + model.body_jntnum[body])
-        features = [(int(model.jnt_type[j]), bool(model.jnt_limited[j])) for j in joints]
+        motors = set(model.actuator_trnid[:, 0])
+        features = [(int(model.jnt_type[j]), bool(model.jnt_limited[j]), j in motors) for j in joints]
         geoms = [
             (int(model.geom_type[b]), a, int(model.geom_condim[b]))
             for a, b in self._touching
