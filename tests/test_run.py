@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 
 from td3_brax import evaluate_run, load_policy, train
-from td3_brax.config import FIELDS, Config
+from td3_brax.config import FIELDS
 from td3_brax.envs.brax import BraxTask
 from td3_brax.evaluate import greedy_returns
 from td3_brax.program import Program
@@ -214,8 +214,8 @@ def test_the_reports_are_complete_and_true(first: Run) -> None:
 
 def test_the_best_policy_is_scored_once_more_on_episodes_that_no_evaluation_had(first: Run) -> None:
     """The greatest of many noisy returns is above what that policy earns."""
-    config = Config(**json.loads((first.out / "config.json").read_text()))
-    task, policy = BraxTask(config.env), load_policy(first.out, "best")
+    config, policy = evaluate_run.load(str(first.out), "best")
+    task = BraxTask(config.env)
     own = jax.random.key(config.seed + 2**31)
 
     def returns(number: int) -> np.ndarray:
@@ -228,7 +228,7 @@ def test_the_best_policy_is_scored_once_more_on_episodes_that_no_evaluation_had(
     assert last["eval/return_kept_std"] == pytest.approx(fresh.std(), rel=1e-2, abs=1e-3)
     assert last["eval/return_best"] == pytest.approx(returns(policy.meta["env_steps"]).mean(), rel=1e-3)
     assert not any("eval/return_kept" in report for report in first.reports[:-1])
-    assert f"{last['eval/return_kept']:.1f}" in first.printed.splitlines()[-2]
+    assert f"{last['eval/return_kept']:.2f} +- " in first.printed.splitlines()[-2]
 
 
 def test_the_lines_for_people_tell_what_happened(first: Run) -> None:

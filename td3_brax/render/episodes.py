@@ -52,7 +52,7 @@ def play(
         seed: of the initial states; a policy that comes again gets another one.
     """
     task = make_task(config)
-    steps, count = max(1, min(round(seconds / task.dt), config.time_limit)), len(shown)
+    steps = max(1, min(round(seconds / task.dt), config.time_limit))
     policies = [policy or untrained(config, task) for policy in shown]
     again = [sum(other is policy for other in policies[:i]) for i, policy in enumerate(policies)]
     keys = jnp.stack([jax.random.key(seed + number) for number in again])
