@@ -12,7 +12,7 @@ from toy import Toy
 
 from td3_brax import loop as loops
 from td3_brax.config import Config, ConfigError
-from td3_brax.networks import init_obs_stats, update_obs_stats
+from td3_brax.networks import init_obs_stats, normalize, update_obs_stats
 from td3_brax.plan import check_program, check_state, tree_bytes
 from td3_brax.shards import split
 
@@ -228,6 +228,20 @@ def test_observation_statistics_count_and_move_in_the_longest_runs():
     assert update_obs_stats(odd, batch[:1], jnp.ones(1)).count == 2**24 + 1
     nothing = update_obs_stats(late, batch, jnp.zeros(8))
     jax.tree.map(np.testing.assert_array_equal, nothing, late)
+
+
+@pytest.mark.parametrize("steps", [1000, 20_000])
+def test_a_later_step_hardly_moves_the_scale_of_observations(steps):
+    """What updates that wait for the actor's next one see of it: about 1/t of a deviation after t steps."""
+    rng = np.random.default_rng(0)
+    obs = jnp.asarray(rng.normal(3, 2, (steps, 6)), jnp.float32)
+
+    def add(stats, row):
+        return update_obs_stats(stats, row[None], jnp.ones(1)), None
+
+    stats, _ = jax.lax.scan(add, init_obs_stats(6), obs)
+    moved = [np.asarray(normalize(add(stats, row)[0], obs) - normalize(stats, obs)) for row in obs[-20:] + 1]
+    assert 0 < np.sqrt(np.mean(np.square(moved))) < 2 / steps
 
 
 def test_learning_rates_decay_to_nothing():
