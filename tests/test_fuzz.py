@@ -56,6 +56,7 @@ CASES: list[tuple[dict[str, str], str]] = [
     ({"JOINT": 'limited="true" range="-10 10" solimplimit="0.3 0.9 0" solreflimit="-300 -10"'}, RIGHT),
     ({"ACTUATOR": '<motor joint="other" gear="3"/>'}, RIGHT),
     ({"OPTION": 'integrator="RK4"'}, RIGHT),
+    ({"OPTION": 'gravity="0 0 0"', "GROUND": 'pos="0 0 -9"'}, RIGHT),
     ({"JOINT": 'limited="true" range="-3 3" margin="0.1"'}, "limits whose margins overlap"),
     ({"JOINT": 'damping=".3 .5 .2"'}, "damping that is not linear"),
     ({"JOINT": 'stiffness="2 5 3"'}, "springs that are not linear"),
@@ -97,6 +98,20 @@ def test_many_are_neither_all_refused_nor_all_plain() -> None:
         assert model is not None
         counts[bool(lacks.lacks(model))] += 1
     assert min(counts.values()) > len(SEEDS) / 4
+
+
+@pytest.mark.parametrize("integrator", ["Euler", "RK4"])
+def test_a_robot_that_only_falls(integrator: str) -> None:
+    """Its acceleration is a constant."""
+    text = f"""
+    <mujoco>
+      <option integrator="{integrator}"/>
+      <worldbody><body><joint type="slide" axis="0 0.6 0.8"/><geom size="0.1"/></body></worldbody>
+    </mujoco>
+    """
+    verdict = fuzz.judged(ElementTree.fromstring(text), 1, [])
+    assert verdict is not None
+    assert verdict.error < 1
 
 
 @pytest.mark.parametrize(("parts", "name"), CASES, ids=[" ".join(parts.values()) for parts, _ in CASES])

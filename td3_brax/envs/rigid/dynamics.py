@@ -25,6 +25,7 @@ from td3_brax.envs.rigid.lanes import (
     plus,
     raw,
     rotate,
+    spread,
     times,
     where,
 )
@@ -118,7 +119,7 @@ class Dynamics:
             qacc = solver.newtons(tree, mass, smooth, rows, references, warm, *how)
         else:
             qacc = solver.once(tree, mass, smooth, rows, references, warm)
-        return Evaluation(held, mass, smooth, qacc)
+        return Evaluation(held, mass, smooth, [spread(x, like) for x, like in zip(qacc, v, strict=True)])
 
     def _passive(self, q: Values, v: Values) -> Values:
         """Of the joints' springs and dampers."""

@@ -160,6 +160,14 @@ def apply(op: Callable[..., Any], *values: Value) -> Value:
     return Number(op(*placed), _cost(*values))
 
 
+def spread(x: Value, like: Value) -> Value:
+    """``x``, which may be a constant, with the shape of the array ``like``."""
+    shape = raw(like).shape
+    if isinstance(raw(x), jax.Array) and raw(x).shape == shape:
+        return x
+    return apply(lambda a, b: jnp.broadcast_to(a, shape).astype(b.dtype), x, like)
+
+
 def where(condition: jax.Array, a: Value, b: Value) -> Value:
     """``a`` where the array ``condition``, else ``b``."""
     return apply(lambda x, y: jnp.where(condition, x, y), a, b)
