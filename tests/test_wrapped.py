@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import flax.struct
@@ -11,7 +14,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from td3_brax.envs.playground import own_observation
+from td3_brax.config import ConfigError
+from td3_brax.envs.playground import PlaygroundTask, own_observation
 from td3_brax.envs.wrapped import WrappedTask
 
 
@@ -75,3 +79,29 @@ def test_the_library_is_traced_once_however_many_programs_step() -> None:
 
 def test_an_observation_without_a_name_is_taken_whole() -> None:
     assert own_observation(jnp.arange(3)).shape == (3,)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        subprocess.CalledProcessError(128, ["git", "clone"]),  # no network
+        FileNotFoundError("git"),
+        PermissionError("external_deps"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_model_that_playground_cannot_get_is_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its robots' models are no part of the package."""
+
+    def load(*_: Any, **__: Any) -> Any:
+        raise error
+
+    package: Any = ModuleType("mujoco_playground")
+    package.registry = SimpleNamespace(ALL_ENVS=["Go1"], get_default_config=lambda _: {}, load=load)
+    monkeypatch.setitem(sys.modules, "mujoco_playground", package)
+    with pytest.raises(ConfigError) as raised:
+        PlaygroundTask("Go1", {})
+    assert "playground:Go1" in str(raised.value)
+    assert "\n" not in str(raised.value)

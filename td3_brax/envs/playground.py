@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +22,7 @@ class PlaygroundTask(WrappedTask):
         name: a name that Playground registers.
         args: overrides of the task's own configuration, such as ``{"impl": "warp"}``.
     Raises:
-        ConfigError: it is not installed, or has no such task or override.
+        ConfigError: it is not installed, has no such task or override, or can't get a robot's model.
     """
 
     def __init__(self, name: str, args: Mapping[str, Any]) -> None:
@@ -47,7 +48,15 @@ class PlaygroundTask(WrappedTask):
                     raise ConfigError(
                         "env_args", key, f"{name} takes {', '.join(known)}{nearest(key, known)}"
                     )
-            env = registry.load(name, config_overrides={"impl": "jax"} | dict(args))
+            try:
+                env = registry.load(name, config_overrides={"impl": "jax"} | dict(args))
+            except (subprocess.CalledProcessError, OSError) as error:
+                raise ConfigError(
+                    "env",
+                    PLAYGROUND + name,
+                    "Playground gets this robot's model by git, once, from github.com/google-deepmind/"
+                    f"mujoco_menagerie, and has not got it whole: {error}",
+                ) from None
         super().__init__(PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, own_observation)
 
 
