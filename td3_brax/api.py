@@ -47,11 +47,13 @@ def fit(
     """Train, as ``td3-brax train`` does with the same options; blocks until the run ends.
 
     In the main thread Ctrl-C ends the run after its chunk, saved; before training, it is a KeyboardInterrupt.
+    Computes in 32 bits, also where the caller's JAX is set to 64.
 
     Args:
         resume: the folder of a run to go on with, bit for bit.
         callback: takes each report, a line of ``metrics.jsonl``; returning True stops the run.
-        options: fields of :class:`td3_brax.config.Config`; the others are the preset's.
+        options: fields of :class:`td3_brax.config.Config`, numbers NumPy's or Python's; the others are the
+            preset's.
     Raises:
         ConfigError: an option that can't be used; nothing is written then.
     """
@@ -61,6 +63,8 @@ def fit(
             raise ConfigError(name, value, f"unknown option{nearest(name, FIELDS)}")
     explicit = {name: coerce(name, value) for name, value in options.items()}
     folder = None if resume is None else os.fspath(resume)
-    with Signals(alone=False) as signals:
+    import jax
+
+    with Signals(alone=False) as signals, jax.enable_x64(False):
         code, out = launch(explicit, folder, signals, began, callback)
     return Result(out, code)

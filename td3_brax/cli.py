@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,9 +27,12 @@ TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[i
 def coerce(name: str, value: Any) -> Any:
     """``value``, a text or what YAML made of one, as the type of the option ``name``.
 
+    Numbers and arrays of NumPy and JAX count as Python's.
+
     Raises:
         ConfigError: it can't be.
     """
+    value = _plain(value)
     kind, words = str(FIELDS[name].type), FIELDS[name].metadata["words"]
     if isinstance(value, str) and value.strip() in words:
         return words[value.strip()]
@@ -58,6 +63,15 @@ def coerce(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
     raise ConfigError(name, value, "must be a number")
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with Python's own numbers and lists for NumPy's and JAX's scalars and arrays in it."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _read(text: str) -> Any:
@@ -225,6 +239,10 @@ def parse_train(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
 
 def guarded(job: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
     """Run a command's ``job``; bad input becomes one line and exit code 2."""
+    os.environ.pop("JAX_ENABLE_X64", None)  # programs here are 32-bit; JAX has not been imported yet
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # one that can't say a path's characters escapes them
+            stream.reconfigure(errors="backslashreplace")
     try:
         return job(sys.argv[1:] if argv is None else argv)
     except ConfigError as error:

@@ -6,7 +6,9 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import importlib.util
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from platform import python_version
 
@@ -18,11 +20,18 @@ AMPERE = 8.0
 """Compute capability."""
 
 
-def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None:
-    """Settings that must stand before JAX starts. The user's own ``XLA_FLAGS`` win.
+def prepare_jax(
+    deterministic: bool = False,
+    devices: int = CPU_DEVICES,
+    join: Callable[[], None] = lambda: None,
+) -> None:
+    """Settings that must stand before JAX starts, and start it. The user's own ``XLA_FLAGS`` win.
 
     Args:
         devices: of a CPU; 0 for as many as it has cores.
+        join: called before JAX starts, to meet other hosts.
+    Raises:
+        ConfigError: what ``JAX_PLATFORMS`` asks for is not there.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = xla_flags(flags, deterministic)
@@ -40,6 +49,33 @@ def prepare_jax(deterministic: bool = False, devices: int = CPU_DEVICES) -> None
     from td3_brax import cache
 
     cache.prepare()
+    join()
+    _start(devices)
+
+
+def _start(devices: int) -> None:
+    """Let JAX look for its devices; where it finds none, what it logs meanwhile goes into the error."""
+    import jax
+
+    log, held = logging.getLogger("jax._src.xla_bridge"), list[logging.LogRecord]()
+
+    def hold(record: logging.LogRecord) -> bool:
+        held.append(record)
+        return False
+
+    log.addFilter(hold)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # without text where a plugin has found no GPU
+        logged = [str(record.exc_info[1]) for record in held if record.exc_info]
+        why = " ".join(" ".join([str(error), *logged]).split()) or "no such device is here"
+        asked = os.environ.get("JAX_PLATFORMS")
+        said = f" with JAX_PLATFORMS={asked} in the environment" if asked else ""
+        raise ConfigError("devices", devices or "all", f"JAX finds none{said} ({why})") from None
+    finally:
+        log.removeFilter(hold)
+    for record in held:
+        log.handle(record)
 
 
 def xla_flags(users: str, deterministic: bool) -> str:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from td3_brax import __version__, folder, hosts
 from td3_brax.config import Config, ConfigError
 from td3_brax.folder import Start
@@ -220,7 +222,8 @@ class Run:
     def _call_back(self, report: Report) -> bool:
         """Whether the caller wants the run to stop: by saying so, or by an error, which is for later."""
         try:
-            return self._callback is not None and self._callback(report) is True
+            answer = self._callback(report) if self._callback else None
+            return bool(isinstance(answer, bool | np.bool_) and answer)
         except BaseException as error:
             self._error = error
             return True

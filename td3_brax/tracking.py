@@ -152,8 +152,9 @@ class Display:
         self._bar: TerminalBar | NotebookBar | None = None
 
     def line(self, text: str) -> None:
-        """One line of text, above the bar if there is one."""
-        self.console.print(text, markup=False)
+        """One line of text, above the bar if there is one; what its stream can't encode is escaped."""
+        encoding = self.console.encoding
+        self.console.print(text.encode(encoding, "backslashreplace").decode(encoding), markup=False)
 
     def begin(self, env_steps: int = 0, best: float = -math.inf) -> None:
         """Training starts, or goes on, now: rates and time left count from here."""

@@ -66,9 +66,8 @@ def launch(
     together = 1 if alone else hosts.named(all_devices)
     if together == 1 < hosts.launched() and not alone:
         print("note: one of several processes, each for a run of its own; --devices all makes them train one")
-    prepare_jax(explicit.get("deterministic", False), -(-devices // together))
-    if together > 1:
-        hosts.join()
+    join = hosts.join if together > 1 else lambda: None
+    prepare_jax(explicit.get("deterministic", False), -(-devices // together), join)
     config = on_devices(resolve(explicit, platform()), asked="devices" in explicit)
     make_schedule(config)
     if run is not None and folder.nothing_left(run, config):

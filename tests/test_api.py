@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ import types
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import yaml
@@ -52,6 +55,44 @@ def test_it_is_the_command(whole: td3_brax.Result, tmp_path: Path) -> None:
     last = whole.policy("last")
     assert last.meta["return_mean"] == whole.reports[-1]["eval/return_mean"]
     assert last(np.zeros(4)).shape == (1,)
+
+
+def test_numpys_numbers_and_a_jax_of_64_bits_change_nothing(whole: td3_brax.Result, tmp_path: Path) -> None:
+    arrays = {"seed": np.int64(3), "hidden_sizes": np.array(SMALL["hidden_sizes"])}
+    with jax.enable_x64(True):
+        run = td3_brax.fit(**SMALL | arrays, out=tmp_path / "run")
+        assert jnp.zeros(()).dtype == np.float64  # as before
+    assert untimed(run) == untimed(whole)
+
+
+def test_nor_do_an_environment_of_64_bits_and_an_output_without_the_folders_letters(
+    whole: td3_brax.Result, tmp_path: Path
+) -> None:
+    out = tmp_path / "größer → besser"
+    environment = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONIOENCODING": "ascii"}
+    argv = [sys.executable, "-m", "td3_brax.train", *OPTIONS, "--total_env_steps=768", "--seed=3"]
+    done = subprocess.run([*argv, f"--out={out}"], env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert untimed(td3_brax.Result(out, 0)) == untimed(whole)
+    shown = str(out).encode("ascii", "backslashreplace").decode()
+    assert shown in done.stdout.decode("ascii")
+
+
+def test_lines_for_people_are_escaped_where_a_programs_output_has_no_such_letters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    tracking.Display(1000).line("→ \udcff é")
+    stream.flush()
+    assert stream.buffer.getvalue() == b"\\u2192 \\udcff \\xe9\n"
+
+
+@pytest.mark.parametrize(("answer", "stops"), [(np.True_, True), (np.False_, False), (1, False)])
+def test_a_callbacks_answer_may_be_numpys(answer: Any, stops: bool, tmp_path: Path) -> None:
+    options = SMALL | {"total_env_steps": 256, "checkpoint_every_min": 0}
+    run = td3_brax.fit(**options, out=tmp_path / "run", callback=lambda _: answer)
+    assert len(run.reports) == (1 if stops else 2)
 
 
 def test_a_callback_sees_every_report_and_stops_the_run_which_goes_on_bit_for_bit(
