@@ -188,7 +188,12 @@ class Config:
         1_000_000, "replay", "transitions kept; rounded up to a whole vector step", above=0
     )
     warmup_env_steps: int = option(
-        1000, "replay", "first environment steps, with uniform actions", at_least=0, varies=True
+        1000,
+        "replay",
+        "first environment steps, with uniform actions",
+        at_least=0,
+        at_most=MOST,
+        varies=True,
     )
     update_during_warmup: bool = option(
         True,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from td3_brax import __version__, checkpoint, hosts, loop, plan, shards
-from td3_brax.config import BRAX_TASKS, Config
+from td3_brax.config import BRAX_TASKS, MOST, Config
 from td3_brax.device import accelerated
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
@@ -171,7 +171,9 @@ class Program:
                 checkpoint.REPLAY: np.zeros(rows.shape, rows.dtype),
                 ".replay.position": np.zeros((), np.int32),
                 ".replay.size": np.zeros(len(self.configs), np.int32),
-                ".members.hyper.learn_from": arrays[".members.env_steps"] + np.int32(waits),
+                ".members.hyper.learn_from": np.minimum(
+                    arrays[".members.env_steps"].astype(np.int64) + waits, MOST
+                ).astype(np.int32),
             }
         self.state = checkpoint.to_device(arrays, self._shapes, self.chunk.input_shardings[0][0])
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from td3_brax.config import Config, ConfigError
+from td3_brax.config import MOST, Config, ConfigError
 
 MAX_STEPS_PER_ROUND = 64
 REFILL_EVERY = 16
@@ -67,7 +67,8 @@ def make_schedule(config: Config) -> Schedule:
     """The schedule of ``config``; report and evaluation intervals are rounded to what fits.
 
     Raises:
-        ConfigError: ``updates_per_env_step`` needs more than 64 vector steps to come out whole.
+        ConfigError: ``updates_per_env_step`` needs more than 64 vector steps to come out whole, or the run
+            has more environment steps or updates than 32-bit counters hold.
     """
     per_vector_step = _updates_per_vector_step(config)
     updates, steps = per_vector_step.numerator, per_vector_step.denominator
@@ -86,7 +87,7 @@ def make_schedule(config: Config) -> Schedule:
         else:
             reports += 1
     chunk_steps = reports * block_steps * config.num_envs
-    return Schedule(
+    schedule = Schedule(
         num_envs=config.num_envs,
         steps=steps,
         updates=updates,
@@ -96,6 +97,31 @@ def make_schedule(config: Config) -> Schedule:
         chunks=-(-config.total_env_steps // chunk_steps),
         chunks_per_eval=max(1, round(config.eval_every / chunk_steps)),
     )
+    _check_counters(config, schedule)
+    return schedule
+
+
+def _check_counters(config: Config, schedule: Schedule) -> None:
+    """Raise :class:`ConfigError` where the run's steps or updates pass ``MOST``."""
+    each = schedule.env_steps
+    if each > MOST:
+        name = "report_every" if config.report_every > MOST else "num_envs"
+        raise ConfigError(
+            name, getattr(config, name), f"makes reports of {each} environment steps; 32 bits count {MOST}"
+        )
+    if schedule.total_env_steps > MOST:
+        raise ConfigError(
+            "total_env_steps",
+            config.total_env_steps,
+            f"must be at most {MOST // each * each}: whole reports of {each} steps, counted in 32 bits",
+        )
+    updates = schedule.chunks * schedule.total_updates
+    if updates > MOST:
+        raise ConfigError(
+            "updates_per_env_step",
+            config.updates_per_env_step,
+            f"makes {updates} updates in {schedule.total_env_steps} steps; 32 bits count {MOST}",
+        )
 
 
 def _turns(updates: int, rounds: int, policy_delay: int) -> tuple[int, ...]:

@@ -167,3 +167,20 @@ def test_physics_keep_full_precision():
         products = re.findall(r".*dot_general.*", lowered.as_text())
         assert products
         assert all("HIGHEST" in product for product in products)
+
+
+@pytest.mark.parametrize(
+    ("version", "before"),
+    [
+        ("0.10.2", True),
+        ("0.11.1rc3", True),
+        ("0.11.2rc1", False),
+        ("0.11.2", False),
+        ("0.12.0.dev20261101+abcdef", False),
+        ("0.12.0.1", False),
+        ("1.0", False),
+    ],
+)
+def test_any_version_of_jax_is_read(version: str, before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "__version__", version)
+    assert cholesky.needed() == before

@@ -14,13 +14,15 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from test_run import exit_code
 
 from td3_brax import __main__, evaluate_run, train
-from td3_brax.cli import load_config, parse_train
+from td3_brax.cli import coerce, load_config, parse_train
 from td3_brax.config import FIELDS, PRESETS, Config, ConfigError
 from td3_brax.presets import resolve
 from td3_brax.schedule import make_schedule
@@ -238,6 +240,36 @@ def test_quick_warms_up_for_its_environments_unless_it_is_told(asked: dict[str, 
     assert resolve(asked, "cpu").warmup_env_steps == warmup
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "plain"),
+    [
+        ("seed", np.int64(3), 3),
+        ("seed", np.array(3), 3),
+        ("seed", jnp.int32(3), 3),
+        ("seed", np.float32(3), 3),
+        ("gamma", np.float64(0.5), 0.5),
+        ("gamma", np.float16(0.5), 0.5),
+        ("gamma", jnp.float32(0.5), 0.5),
+        ("normalize_obs", np.bool_(True), True),
+        ("hidden_sizes", np.array([64, 32]), (64, 32)),
+        ("hidden_sizes", [np.int64(64), np.int32(32)], (64, 32)),
+        ("hidden_sizes", np.int64(64), (64,)),
+        ("env", np.str_("hopper"), "hopper"),
+        ("env_args", {"scale": np.float32(2), "range": np.array([1, 2])}, '{"range": [1, 2], "scale": 2.0}'),
+    ],
+)
+def test_numbers_and_arrays_of_numpy_and_jax_are_taken(name: str, given: Any, plain: Any) -> None:
+    made = coerce(name, given)
+    assert made == plain
+    assert type(made) is type(plain)
+
+
+@pytest.mark.parametrize("value", [np.float64(0.5), np.array([1, 2]), np.nan, np.bool_(True)])
+def test_numpys_are_refused_where_pythons_are(value: Any) -> None:
+    with pytest.raises(ConfigError, match="--seed="):
+        coerce("seed", value)
+
+
 # Schedule.
 
 
@@ -438,6 +470,16 @@ FLOATS = [
         (["--num_envs=1e400"], ["--num_envs=inf", "whole number"]),
         (["--total_env_steps=3e9"], ["--total_env_steps=", "at most"]),
         (["--time_limit=1e12"], ["--time_limit=", "at most"]),
+        (["--warmup_env_steps=1e12"], ["--warmup_env_steps=", "at most"]),
+        # Counters have 32 bits: rounded up to whole reports these would pass them.
+        (["--total_env_steps=2147483647"], ["--total_env_steps=2147483647", "2147418112"]),
+        (["--preset=paper", "--total_env_steps=2147483647"], ["--total_env_steps=", "2147480000"]),
+        (["--report_every=1e10"], ["--report_every=", "2147483647"]),
+        (["--num_envs=1e9", "--updates_per_env_step=1e-9"], ["--num_envs=1", "2147483647"]),
+        (
+            ["--preset=paper", "--updates_per_env_step=1000", "--total_env_steps=3e6"],
+            ["step=1000", "3000000"],
+        ),
         (["--policy_delay=100000"], ["--policy_delay=100000", "at most"]),
         (["--gamma=1.01"], ["--gamma=1.01", "at most 1"]),
         (["--gamma=high"], ["--gamma=high", "number"]),
@@ -538,7 +580,7 @@ def test_an_unknown_command_is_refused_and_help_lists_them(
     ("argv", "words"),
     [
         (["--replay_capacity=1e12"], ["--replay_capacity=", "GB", "lower it to"]),
-        (["--num_envs=1e9", "--updates_per_env_step=1e-9"], ["--num_envs=", "GB", "lower"]),
+        (["--num_envs=5e8", "--updates_per_env_step=2e-9"], ["--num_envs=", "GB", "lower"]),
     ],
 )
 def test_too_little_memory_is_found_before_compiling(
@@ -561,3 +603,18 @@ def test_bad_input_is_one_line_where_the_gpu_plugin_is_installed_without_a_gpu()
     assert done.returncode == 2
     assert done.stdout + done.stderr == done.stderr.splitlines()[-1] + "\n"
     assert "pip install 'td3-brax[playground]'" in done.stderr
+
+
+@pytest.mark.parametrize("platform", ["cuda", "nonsense"])
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_a_platform_that_is_not_there_is_one_line(command: str, platform: str, tmp_path: Path) -> None:
+    if platform == "cuda" and any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg", "/dev/nvmap"))):
+        pytest.skip("there is a GPU")
+    argv = [sys.executable, "-m", "td3_brax", command, "--env=inverted_pendulum", "--backend=spring"]
+    environment = os.environ | {"JAX_PLATFORMS": platform}
+    done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert f"JAX_PLATFORMS={platform}" in done.stderr
+    assert not list(tmp_path.iterdir())

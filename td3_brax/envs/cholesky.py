@@ -8,6 +8,7 @@ with two cores, and no thread is left for the tasks. Small batches they take in 
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ def factor(a: jax.Array) -> jax.Array:
 
 def needed() -> bool:
     """Whether this JAX is one of those."""
-    return tuple(int(part) for part in jax.__version__.split(".")[:3]) < (0, 11, 2)
+    return tuple(map(int, re.findall(r"\d+", jax.__version__)[:3])) < (0, 11, 2)
 
 
 def is_small(shape: tuple[int, ...]) -> bool:
