@@ -13,11 +13,11 @@ COMMANDS = {
     "plan": ("td3_brax.plan_run", "say what a run would hold in memory"),
     "bench": ("td3_brax.bench.run", "say where the time goes here, or what a GPU would do"),
     "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
+    "score": ("td3_brax.score", "the same, beside the real Gymnasium environment"),
     "sweep": ("td3_brax.sweep.run", "train the members of a W&B sweep together, in one program"),
     "render": ("td3_brax.render.run", "a film of a run's policy, or a page to look at it from all sides"),
     "reproduce": ("td3_brax.reproduce.run", "the TD3 paper's experiments, and a page beside its numbers"),
     "report": ("td3_brax.report.run", "a page about any runs: curves, tables, PNG and CSV"),
-    "score": ("td3_brax.score", "score it in the real Gymnasium environment too, beside the device's"),
 }
 
 

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import yaml
 
-from td3_brax.config import FIELDS, PRESETS, ConfigError, names_of, nearest, show
-from td3_brax.presets import MAKERS, PLATFORMS
+from td3_brax.config import FIELDS, PRESETS, Config, ConfigError, names_of, nearest, show
+from td3_brax.presets import PLATFORMS, WARMUP, WARMUP_EACH, resolve
 
 TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}
+
+QUICK_DIFFERS = (
+    " quick's differ between CPU and GPU; its random steps are "
+    f"{WARMUP_EACH} of each environment, at most an eighth of the run, and at least {WARMUP}."
+)
 
 
 def coerce(name: str, value: Any) -> Any:
@@ -127,8 +135,24 @@ def load_config(path: str) -> dict[str, Any]:
     return {name: coerce(name, value) for name, value in loaded.items()}
 
 
+class Formatter(argparse.HelpFormatter):
+    """argparse's, but names with hyphens stay whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse, but every error is one line and options are spelled with ``_`` or ``-``."""
+    """argparse, but every error is one line and options are spelled with ``_`` or ``-``.
+
+    Args:
+        description: may begin as a command's module does: ````td3-brax COMMAND``: ...``.
+    """
+
+    def __init__(self, *, description: str | None, **rest: Any) -> None:
+        description = description or ""
+        said = description.partition("``: ")[2] or description
+        super().__init__(description=said[0].upper() + said[1:], allow_abbrev=False, **rest)
 
     def error(self, message: str) -> NoReturn:
         """One line, exit code 2."""
@@ -161,14 +185,21 @@ def train_parser(
     command: str = "train",
     description: str = "Train TD3, wholly on the device.",
     without: Sequence[str] = (),
+    presets: Sequence[str] = PRESETS,
+    own: Mapping[str, str] = MappingProxyType({}),
 ) -> Parser:
-    """The options of ``td3-brax train``, but for ``--resume`` and those of ``without``, for ``command``."""
+    """The options of ``td3-brax train``, but for ``--resume`` and those of ``without``, for ``command``.
+
+    Args:
+        presets: that it takes, the default first.
+        own: what the help says of options that mean something else here, or have a default of their own.
+    """
     parser = Parser(
         prog=f"td3-brax {command}",
         description=description,
-        epilog="Defaults are the preset's (quick unless said); quick's differ between CPU and GPU.",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=30, width=100),
+        epilog=f"Defaults are the preset's ({presets[0]} unless said), as for {FIELDS['env'].default}; some "
+        "differ by task." + QUICK_DIFFERS * ("quick" in presets),
+        formatter_class=lambda prog: Formatter(prog, max_help_position=30, width=100),
     )
     parser.add_argument(
         "--config", metavar="FILE", help="options from a YAML or JSON file; those on the command line win"
@@ -180,33 +211,40 @@ def train_parser(
         group = field.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        choices = names_of(field)
+        choices = presets if name == "preset" else names_of(field)
         among = f" [{', '.join(choices)}]" if choices else ""
-        text = f"{field.metadata['help']}{among} ({default_text(name)})".replace("%", "%%")
+        text = f"{field.metadata['help']}{among} (default: {default_text(name, presets)})"
+        text = own.get(name, text).replace("%", "%%")
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}
         groups[group].add_argument(f"--{name}", metavar=TYPES[str(field.type)], help=text, **bare)
     return parser
 
 
-def default_text(name: str) -> str:
-    """What the help says of an option's default: one value, or the quick preset's and the others'."""
-    default, env = FIELDS[name].default, str(FIELDS["env"].default)
+@functools.cache
+def _defaults(preset: str, platform: str) -> Config:
+    return resolve({"preset": preset}, platform)
 
-    def of(preset: str, platform: str) -> str:
-        return show(MAKERS[preset](env, platform).get(name, default)) or "none"
 
-    quick = {platform: of("quick", platform) for platform in PLATFORMS}
-    if quick["amx"] == quick["cpu"]:
-        del quick["amx"]
-    each = ", ".join(f"{value} on {PLATFORMS[platform]}" for platform, value in quick.items())
-    values = {"quick": quick["cpu"] if len(set(quick.values())) == 1 else each}
-    values |= {preset: of(preset, "cpu") for preset in PRESETS if preset != "quick"}
-    if len(set(values.values())) == 1:
-        return f"default: {values['quick']}"
-    parts = [f"default: {values['quick']}"]
+def default_text(name: str, presets: Sequence[str] = PRESETS) -> str:
+    """What the help says of an option's default: one value, or the first preset's and the others'."""
+    if name == "preset":
+        return presets[0]
+
+    def of(preset: str) -> str:
+        """One value, or those on different platforms."""
+        there = {
+            platform: show(getattr(_defaults(preset, platform), name)) or "none" for platform in PLATFORMS
+        }
+        if there["amx"] == there["cpu"]:
+            del there["amx"]
+        each = ", ".join(f"{value} on {PLATFORMS[platform]}" for platform, value in there.items())
+        return each if len(set(there.values())) > 1 else there["cpu"]
+
+    values = {preset: of(preset) for preset in presets}
+    parts = [values[presets[0]]]
     for value in dict.fromkeys(values.values()):
-        sharing = [p for p, v in values.items() if v == value and p != "quick"]
-        if sharing and value != values["quick"]:
+        sharing = [preset for preset in presets if values[preset] == value]
+        if value != parts[0]:
             parts.append(f"{', '.join(sharing)}: {value}")
     return "; ".join(parts)
 

@@ -266,7 +266,12 @@ class Config:
         2, "TD3", "critics whose minimum is the target (1: no clipped double Q)", above=0, at_most=2
     )
 
-    report_every: int = option(5000, "evaluation", "environment steps between reports", above=0)
+    report_every: int = option(
+        5000,
+        "evaluation",
+        "environment steps between reports; rounded to whole rounds of steps and updates",
+        above=0,
+    )
     eval_every: int = option(
         5000,
         "evaluation",

@@ -90,7 +90,7 @@ def interval(returns: np.ndarray) -> tuple[float, float]:
 
 def run_parser(command: str, description: str | None, episodes: int, of_what: str = "") -> Parser:
     """The options that commands about a saved policy share."""
-    parser = Parser(prog=f"td3-brax {command}", description=description, allow_abbrev=False)
+    parser = Parser(prog=f"td3-brax {command}", description=description)
     parser.add_argument("run", help="a run's folder")
     parser.add_argument(
         "--episodes",

@@ -75,7 +75,7 @@ class Record:
 
     def go_on(self, size: int, last: str) -> None:
         """Take up the log where it ended with ``last`` after ``size`` bytes, and the best policy."""
-        self.log.go_back(size, last)
+        self.log.resume(size, last)
         if math.isfinite(self.outcome.best):
             with contextlib.suppress(PolicyError):
                 self.kept = load_policy(self.out, "best")

@@ -64,6 +64,19 @@ class JsonLines:
         self.go_back(self._last[0], "")
         self.write(report)
 
+    def resume(self, place: int, text: str) -> None:
+        """What was ``tail`` in another process is so again; where the file has no such place any more, the
+        whole lines before it stay, and people are told."""
+        before = os.pread(self._file, min(place, self._end), 0)
+        if len(before) < place or (before and not before.endswith(b"\n")):
+            place = before.rfind(b"\n") + 1
+            left = before.count(b"\n")
+            self._warn(
+                f"warning: {self._path} is gone or was changed since the checkpoint: {left} of the reports "
+                "before it are left"
+            )
+        self.go_back(place, text)
+
     def go_back(self, place: int, text: str) -> None:
         """What was ``tail`` once is so again."""
         self._pending = self._pending[: max(place - self._end, 0)]

@@ -7,6 +7,7 @@ import json
 import jax
 import jax.numpy as jnp
 import pytest
+from said import names
 from test_run import exit_code
 from toy import Toy
 
@@ -152,7 +153,9 @@ def test_a_planted_callback_is_one_line(monkeypatch, capsys):
     monkeypatch.setattr(run, "prepare_jax", lambda *_: None)
     monkeypatch.setattr(counted, "count_chunk", calls_python)
     assert run.main(["--compile_for", "h100"]) == 2
-    assert "the program calls the host: pure_callback" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "pure_callback" in error
+    assert error.count("\n") == 1
 
 
 def test_modules_are_named_by_package_and_file():
@@ -174,22 +177,22 @@ def test_products_are_those_of_the_paper_update():
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        (["--compile_for", "h10"], "--compile_for=h10: must be one of h100 (did you mean h100?)"),
-        (["--members", "0"], "--members=0: must be above 0"),
-        (["--baseline", "x.json"], "--baseline=x.json: goes with --compile_for"),
-        (["--compile_for", "h100", "--peers"], "--peers=True: goes without --compile_for"),
-        (["--compile_for", "h100", "--devices", "2"], "--devices=2: goes without --compile_for"),
-        (["--json", "nowhere/at/all.json"], "--json=nowhere/at/all.json: there is no such folder"),
-        (["--compile_for", "h100", "--baseline", "nothing.json"], "--baseline=nothing.json: can't be read"),
-        (["--compile_for", "h100", "--baseline", __file__], "is not what `td3-brax bench"),
-        (["--hiden_sizes", "8"], "unknown option --hiden_sizes (did you mean hidden_sizes?)"),
+        (["--compile_for", "h10"], ["--compile_for=h10", "h100", "h100"]),
+        (["--members", "0"], ["--members=0", "0"]),
+        (["--baseline", "x.json"], ["--baseline=x.json", "--compile_for"]),
+        (["--compile_for", "h100", "--peers"], ["--peers=True", "--compile_for"]),
+        (["--compile_for", "h100", "--devices", "2"], ["--devices=2", "--compile_for"]),
+        (["--json", "nowhere/at/all.json"], ["--json=nowhere/at/all.json"]),
+        (["--compile_for", "h100", "--baseline", "nothing.json"], ["--baseline=nothing.json"]),
+        (["--compile_for", "h100", "--baseline", __file__], [f"--baseline={__file__}"]),
+        (["--hiden_sizes", "8"], ["--hiden_sizes", "hidden_sizes"]),
     ],
 )
 def test_bad_input_is_one_line_and_code_2(argv, said, capsys, monkeypatch):
     monkeypatch.setattr(run, "prepare_jax", lambda *_: None)
     assert exit_code(run.main, argv) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert names(error, said), error
     assert error.count("\n") == 1
 
 

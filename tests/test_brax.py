@@ -140,7 +140,7 @@ def test_brax_swimmer_still_needs_the_older_names_of_clip():
 
 def test_a_backend_that_a_task_lacks_is_said(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="--backend=mjx: brax has no swimmer"):
+    with pytest.raises(ConfigError, match=r"--backend=mjx: .*swimmer"):
         BraxTask("swimmer", "mjx")
     BraxTask("halfcheetah", "spring")
     assert list(tmp_path.iterdir()) == []  # MuJoCo would log a warning here

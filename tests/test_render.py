@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 import pytest
+from said import names
 
 from td3_brax.config import Config
 from td3_brax.envs.registry import make_task
@@ -310,7 +311,7 @@ def test_a_film_or_one_line_that_says_what_is_missing(pole: Path) -> None:
     done = rendered(str(pole), "--seconds=1")
     if not drawn:
         assert done.returncode == 2
-        assert "neither EGL nor OSMesa is there to draw with; on Debian: apt-get install" in done.stderr
+        assert names(done.stderr, ["EGL", "OSMesa", "apt-get", "--html"])
         assert done.stderr.count("\n") == 1
         return
     assert done.returncode == 0, done.stderr
@@ -345,21 +346,23 @@ def _data(path: Path) -> str:
 @pytest.mark.parametrize(
     ("argv", "says"),
     [
-        (["--out=film.avi"], "--out=film.avi: must end with .mp4"),
-        (["--html", "--out=film.mp4"], "--out=film.mp4: must end with .html"),
-        (["--seconds=0"], "must be above 0"),
-        (["--which=worst"], "invalid choice"),
-        (["--episodes=x"], "must be a whole number"),
+        (["--out=film.avi"], ["--out=film.avi", ".mp4"]),
+        (["--html", "--out=film.mp4"], ["--out=film.mp4", ".html"]),
+        (["--seconds=0"], ["--seconds", "0", "0"]),
+        (["--which=worst"], ["--which", "best", "last"]),
+        (["--episodes=x"], ["--episodes", "x"]),
     ],
 )
-def test_wrong_options(argv: list[str], says: str, pole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_options(
+    argv: list[str], says: list[str], pole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         code = run.main([str(pole), *argv])
     except SystemExit as error:
         code = int(str(error.code))
     assert code == 2
     errors = capsys.readouterr().err
-    assert says in errors
+    assert names(errors, says), errors
     assert errors.count("\n") == 1
 
 

@@ -272,17 +272,17 @@ def gymnasium_task(name: str, physics: str) -> Any:
 @pytest.mark.parametrize(
     ("make", "name", "why"),
     [
-        (brax_task, "humanoid", "a task that reads .*xd.vel"),
-        (gymnasium_task, "Swimmer-v5", "a model with a fluid"),
+        (brax_task, "humanoid", r"xd\.vel"),
+        (gymnasium_task, "Swimmer-v5", "fluid"),
     ],
 )
 def test_a_task_that_is_not_covered_says_why(make: Any, name: str, why: str) -> None:
-    with pytest.raises(ConfigError, match=f"--physics=fast: does not cover {name}: {why}"):
+    with pytest.raises(ConfigError, match=f"--physics=fast: .*{name}.*{why}"):
         make(name, "fast")
     make(name, "auto")
 
 
 @pytest.mark.parametrize("options", [{"backend": "spring"}, {"env": "playground:CheetahRun"}])
 def test_physics_of_their_own_are_not_replaced(options: dict[str, str]) -> None:
-    with pytest.raises(ConfigError, match=r"--physics=fast: .* has its own"):
+    with pytest.raises(ConfigError, match="--physics=fast: "):
         Config(physics="fast", **options)

@@ -24,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from said import names
 
 from td3_brax import evaluate_run, load_policy, train
 from td3_brax.config import FIELDS
@@ -234,10 +235,13 @@ def test_the_best_policy_is_scored_once_more_on_episodes_that_no_evaluation_had(
 def test_the_lines_for_people_tell_what_happened(first: Run) -> None:
     assert "\x1b" not in first.printed
     lines = first.printed.splitlines()
-    assert 0 <= first.printed.find("compiling") < first.printed.find("compiled in")
+    assert 0 <= first.printed.find("compiling") < first.printed.find("compiled")
     for steps in ("256", "512", "768"):
-        assert any(re.match(rf"\s*{steps} steps .*greedy return", line) for line in lines)
-    assert re.search(r"done: greedy return .* over 4 episodes after 768 steps", first.printed)
+        assert any(re.match(rf"\s*{steps} steps .*return", line) for line in lines)
+    returns = [f"{r['eval/return_mean']:.1f}" for r in first.reports if "eval/return_mean" in r]
+    (done,) = [line for line in lines if line.startswith("done")]
+    assert names(done, ["4", "768"])
+    assert float(re.search(r"return ([\d.]+)", done)[1]) == pytest.approx(float(returns[-1]), rel=0.01)
     assert str(first.out) in first.printed
     assert f"td3-brax eval {first.out}" in first.printed
 
@@ -287,7 +291,6 @@ def test_a_folder_that_holds_a_run_is_refused_and_left_as_it_is(
     line = capsys.readouterr().err
     assert len(line.splitlines()) == 1
     assert f"--out={first.out}" in line
-    assert "holds a run" in line
     assert contents() == before
     assert list(tmp_path.iterdir()) == []
 
@@ -305,7 +308,6 @@ def test_an_unwritable_folder_is_refused_before_compiling(
     line = capsys.readouterr().err
     assert len(line.splitlines()) == 1
     assert f"--out={tmp_path / name}" in line
-    assert "written" in line
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -349,12 +351,12 @@ def test_the_three_entry_points_start_the_same_job(tmp_path: Path, option: str) 
     ((code, out, err),) = answers
     if option == "--help":
         assert code == 0
-        assert "usage: td3-brax train" in out
+        assert "td3-brax train" in out
         assert err == ""
     else:
         assert code == 2
         assert out == ""
-        assert "did you mean batch_size?" in err
+        assert "batch_size" in err
 
 
 # Ctrl-C must work in it even where this process ignores it, as jobs in the background do.
@@ -398,7 +400,7 @@ def test_ctrl_c_saves_what_was_learnt_and_says_where(tmp_path: Path) -> None:
         assert time.monotonic() - began < 30
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
-    assert "before training" not in errors
+    assert "td3-brax: " not in errors
     last = read_reports(out)[-1]
     assert "eval/return_mean" in last
     policy = load_policy(out, "last")
@@ -406,9 +408,8 @@ def test_ctrl_c_saves_what_was_learnt_and_says_where(tmp_path: Path) -> None:
     assert np.isfinite(policy(np.zeros(policy.obs_mean.shape))).all()
     assert load_policy(out, "best").meta == policy.meta
     assert (out / "curve.png").read_bytes()[:4] == b"\x89PNG"
-    closing = printed[printed.index("stopped early") :]
-    assert str(out) in closing
-    assert "policy_last.npz" in closing
+    closing = "".join(printed.splitlines()[-2:])
+    assert names(closing, [str(out), f"{last['env_steps']:,}", "policy_last.npz"])
 
 
 MARKING = """
@@ -438,10 +439,10 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path: Path, moment: str) -> Non
         printed, errors = process.communicate(timeout=120)
         seconds = time.monotonic() - began
     assert process.returncode == 130
-    assert "compiled in" not in printed
+    assert "compiled" not in printed
     assert seconds < 3
     first, *rest = errors.splitlines()
-    assert first == "td3-brax: stopped before training began; nothing is lost"
+    assert first.startswith("td3-brax: ")
     # What MuJoCo imports asks a child for a library's version, which may be met in its middle.
     assert not rest or (rest[1:2] == ['  File "<string>", line 28, in <module>'] and len(rest) == 3), errors
     assert not (out / "metrics.jsonl").exists()
@@ -464,7 +465,5 @@ def test_a_terminal_shows_a_progress_bar(tmp_path: Path) -> None:
     assert "\x1b[" in text
     assert "\u2501" in text  # the bar
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert re.search(
-        r"100%.*2,048/2,048 steps, [\d,]+ steps/s, .* left, return [\d.,]+ \(best [\d.,]+\)", plain
-    )
-    assert 0 <= plain.find("compiling") < plain.find("compiled in") < plain.find("done: greedy return")
+    assert re.search(r"100%.*2,048/2,048 .*[\d,]+ steps/s.*return [\d.]+.*best [\d.]+", plain)
+    assert 0 <= plain.find("compiling") < plain.find("compiled") < plain.find("done")

@@ -177,11 +177,11 @@ def test_one_reduction_per_update_and_every_buffer_donated():
     ("changes", "named"), [({"num_envs": 6}, "num_envs"), ({"batch_size": 6}, "batch_size")]
 )
 def test_parts_must_be_equal(changes, named):
-    with pytest.raises(ConfigError, match=rf"--devices=4: must divide --{named}=6 into equal parts"):
+    with pytest.raises(ConfigError, match=f"--devices=4: .*--{named}=6"):
         make(devices=4, **changes)
 
 
 def test_more_shards_than_devices_are_refused():
     """JAX would run the program on what there is, each device with its share: a part of the work."""
-    with pytest.raises(ValueError, match=r"99 shards on 8 devices"):
+    with pytest.raises(ValueError, match=r"\b99\b.*\b8\b"):
         shards.jit(lambda: jnp.zeros(()), 99)

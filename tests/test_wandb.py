@@ -81,7 +81,7 @@ def sent(server: StandIn, run: str) -> list[dict[str, float]]:
 
 def kept(printed: str) -> list[dict[str, float]]:
     """The reports in the offline files that the closing line names, read by W&B's own reader."""
-    folder = printed.strip().splitlines()[-1].removeprefix("send it to W&B with: wandb sync ")
+    folder = printed.strip().splitlines()[-1].partition("wandb sync ")[2]
     argv = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", folder]
     read = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=True)
     records = [json.loads(line) for line in read.stdout.splitlines()]
@@ -176,7 +176,6 @@ def test_a_preempted_run_of_a_sweep_is_queued_again_and_goes_on_as_the_same(
     server.stopped.add("preempted")  # as W&B's own stop button does
     printed = finish(process)
     assert process.returncode == 130, printed
-    assert "stopped early" in printed
     reports = [line for line in sent(server, "preempted") if line]
     assert [line["env_steps"] for line in reports] == [128 * (i + 1) for i in range(len(reports))]
     assert reports == written(out)
@@ -268,9 +267,9 @@ def test_wandbs_stop_before_training_is_heeded_in_somebodys_program() -> None:
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"WANDB_BASE_URL": "http://127.0.0.1:9"}, "warning: W&B: "),
-        ({"WANDB_API_KEY": "short"}, "warning: W&B: "),
-        ({"WANDB_API_KEY": ""}, "warning: W&B: no key; see `wandb login`"),
+        ({"WANDB_BASE_URL": "http://127.0.0.1:9"}, ""),
+        ({"WANDB_API_KEY": "short"}, ""),
+        ({"WANDB_API_KEY": ""}, "wandb login"),
     ],
 )
 def test_without_network_or_key_training_goes_on_and_says_how_to_sync(
@@ -280,7 +279,8 @@ def test_without_network_or_key_training_goes_on_and_says_how_to_sync(
     process = start(out, server, "--total_env_steps=512", "--wandb=online", **environment)
     printed = finish(process)
     assert process.returncode == 0, printed
-    assert says in printed
+    (warning,) = [line for line in printed.splitlines() if line.startswith("warning: W&B: ")]
+    assert says in warning
     assert len(written(out)) == 4
     assert kept(printed) == written(out)
 
@@ -298,7 +298,7 @@ def test_a_server_that_stops_answering_holds_nothing_up(tmp_path: Path) -> None:
         printed = finish(process)
         assert process.returncode == 130, printed
         assert time.monotonic() - began < 30
-        assert "send it to W&B with: wandb sync" in printed
+        assert "wandb sync" in printed.splitlines()[-1]
         server.silent.clear()
 
 
@@ -310,5 +310,5 @@ def test_an_offline_run_needs_no_server(server: StandIn, tmp_path: Path) -> None
     assert process.returncode == 0, printed
     assert len(server.operations) == before
     assert "warning" not in printed
-    assert f"send it to W&B with: wandb sync {out}/wandb/offline-run-" in printed
+    assert f"wandb sync {out}/wandb/offline-run-" in printed
     assert kept(printed) == written(out)

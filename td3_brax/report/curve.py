@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,14 @@ REFERENCE = {"ant": (1000.0, "standing still")}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The reports in a ``metrics.jsonl``."""
-    return [json.loads(line) for line in path.read_text().splitlines() if line]
+    """The reports in a ``metrics.jsonl``; a line that is none, as a damaged file has, is left out."""
+    reports = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError):
+            report = json.loads(line)
+            if isinstance(report, dict) and "env_steps" in report:
+                reports.append(report)
+    return reports
 
 
 def save_curve(metrics: Path, out: Path, env: str, title: str) -> None:
@@ -24,7 +31,7 @@ def save_curve(metrics: Path, out: Path, env: str, title: str) -> None:
 
     reports = read_metrics(metrics)
     figure, axes = plt.subplots(figsize=(7.5, 4.5), dpi=150)
-    trained = [r for r in reports if r["train/return_mean"] is not None]
+    trained = [r for r in reports if r.get("train/return_mean") is not None]
     axes.plot(
         [r["env_steps"] for r in trained],
         [r["train/return_mean"] for r in trained],

@@ -16,7 +16,7 @@ from td3_brax.words import counted
 
 def job(argv: Sequence[str]) -> int:
     """Write the page; returns the exit code: 1 where a run could not be read and is not on it."""
-    parser = Parser(prog="td3-brax report", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="td3-brax report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run, sweep, or W&B's offline folder")
     parser.add_argument("--out", metavar="DIR", help="where to (default: the folder if it is one, or here)")
     parser.add_argument("--title", metavar="TEXT", default="Runs of td3-brax", help="of the page")

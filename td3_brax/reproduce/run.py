@@ -11,7 +11,7 @@ from typing import Any
 
 from td3_brax import folder, wandb_run
 from td3_brax.cli import fail, guarded, parse_options, train_parser, whole
-from td3_brax.config import GYMNASIUM_TASKS, Config, ConfigError, nearest, show
+from td3_brax.config import FIELDS, GYMNASIUM_TASKS, Config, ConfigError, nearest, show
 from td3_brax.device import cores, platform, prepare_jax
 from td3_brax.policy import load_policy
 from td3_brax.presets import resolve
@@ -39,6 +39,7 @@ EPISODES = 10
 TASKS = tuple(name for name in GYMNASIUM_TASKS if paper.family(name))
 NOT_OPTIONS = {
     **dict.fromkeys(("env", "seed", "total_env_steps"), "say --envs, --seeds and --steps"),
+    "backend": "the tasks are Gymnasium's",
     "checkpoint_replay": "members' checkpoints always hold the replay",
 }
 """Of ``td3-brax train``, and why not here."""
@@ -72,6 +73,14 @@ QUICK = Asked(
     quick=True,
     out="runs/reproduce-quick",
 )
+
+OWN = {
+    "out": f"folder of the experiments (default: {FULL.out}; with --quick {QUICK.out})",
+    "devices": "devices that share the trials (default: all)",
+    "num_envs": f"{FIELDS['num_envs'].metadata['help']} (default: {NUM_ENVS})",
+    "spread_phases": f"{FIELDS['spread_phases'].metadata['help']} (default: True; False with --num_envs 1)",
+}
+"""What the help says of options that the command, not a preset, has a default for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +116,13 @@ def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     Raises:
         ConfigError: an option that can't be used.
     """
-    parser = train_parser("reproduce", __doc__ or "", without=tuple(NOT_OPTIONS))
+    parser = train_parser("reproduce", __doc__ or "", tuple(NOT_OPTIONS), PRESETS, OWN)
     own = parser.add_argument_group("experiments")
-    own.add_argument("--envs", metavar="A,B", help=f"tasks (default: {','.join(FULL.envs)})")
-    own.add_argument("--algos", metavar="A,B", help=f"of {','.join(ALGORITHMS)} (default: td3)")
-    own.add_argument("--seeds", metavar="INT", help=f"trials of each (default: {FULL.seeds})")
-    own.add_argument("--steps", metavar="INT", help=f"of each trial (default: {FULL.steps})")
-    own.add_argument("--members", metavar="INT", help="trials that train at once (default: all)")
+    own.add_argument("--envs", metavar="A,B", help=f"tasks [{', '.join(TASKS)}] ({_of('envs')})")
+    own.add_argument("--algos", metavar="A,B", help=f"of {','.join(ALGORITHMS)} ({_of('algos')})")
+    own.add_argument("--seeds", metavar="INT", help=f"trials of each ({_of('seeds')})")
+    own.add_argument("--steps", metavar="INT", help=f"of each trial ({_of('steps')})")
+    own.add_argument("--members", metavar="INT", help="trials of a task and algorithm at once (default: all)")
     own.add_argument("--quick", action="store_const", const=True, help="a reduced version, in minutes")
     explicit, others = parse_options(parser, argv)
     for name, why in NOT_OPTIONS.items():
@@ -137,6 +146,15 @@ def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
         why = f"must be one of {', '.join(PRESETS)}{nearest(asked.preset, PRESETS)}"
         raise ConfigError("preset", asked.preset, why)
     return asked, explicit
+
+
+def _of(name: str) -> str:
+    """What the help says of a default, and of that with ``--quick``."""
+    full, quick = (
+        ",".join(value) if isinstance(value := getattr(asked, name), list) else value
+        for asked in (FULL, QUICK)
+    )
+    return f"default: {full}; with --quick {quick}"
 
 
 def _number(name: str, text: str) -> int:

@@ -28,7 +28,7 @@ MEMBERS = 16
 
 def parser() -> Parser:
     """The command's options."""
-    made = Parser(prog="td3-brax sweep", description=__doc__, allow_abbrev=False)
+    made = Parser(prog="td3-brax sweep", description=__doc__)
     made.add_argument("file", nargs="?", help="a sweep's file, as for `wandb sweep`")
     made.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
     made.add_argument("--members", metavar="INT", help=f"members that train at once (default: {MEMBERS})")
