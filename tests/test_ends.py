@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import pytest
 from test_api import SMALL
 from test_api import untimed as untimed_result
@@ -178,7 +179,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 
     monkeypatch.setattr(os, "fsync", noted)
     writer = checkpoint.Checkpoints(tmp_path, 1)
-    writer.save({}, {"env_steps": 1}, [], True)
+    writer.save({"x": jnp.ones(2)}, {"env_steps": 1}, [], True)
     writer.wait()
     assert writer.failure() is None
     (made,) = checkpoint.saved(tmp_path)
@@ -189,7 +190,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(
 
 
 def save(writer: checkpoint.Checkpoints, env_steps: int) -> None:
-    writer.save({}, {"env_steps": env_steps}, [], True)
+    writer.save({"x": jnp.ones(2)}, {"env_steps": env_steps}, [], True)
     writer.wait()
     assert writer.failure() is None
 
