@@ -100,6 +100,30 @@ def test_many_are_neither_all_refused_nor_all_plain() -> None:
     assert min(counts.values()) > len(SEEDS) / 4
 
 
+CAPSULES = """
+<mujoco>
+  <worldbody>
+    <body><joint type="hinge" axis="{0}"/><geom type="capsule" size=".1 .3"/></body>
+    <body pos="0.05 0 0.1"><joint type="hinge" axis="{0}"/><geom type="capsule" size=".1 .3"/></body>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_capsules_that_cross_in_a_plane() -> None:
+    """No direction leads from one to the other."""
+    verdict = fuzz.judged(ElementTree.fromstring(CAPSULES.format("0 1 0")), 1, [])
+    assert verdict is not None
+    assert not verdict.refused
+    assert verdict.error < 1
+
+
+def test_capsules_that_stay_parallel_are_refused() -> None:
+    """They touch at two points."""
+    model = mujoco.MjModel.from_xml_string(CAPSULES.format("0 0 1"))
+    assert lacks.lacks(model) == ["capsules that stay parallel"]
+
+
 @pytest.mark.parametrize("integrator", ["Euler", "RK4"])
 def test_a_robot_that_only_falls(integrator: str) -> None:
     """Its acceleration is a constant."""

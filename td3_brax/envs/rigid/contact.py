@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import mujoco
 
 from td3_brax.envs.rigid.lanes import (
     Matrix,
@@ -108,6 +109,15 @@ def _along(normal: Vector, axis: Vector, steep: bool) -> Matrix:
     return [normal, tangent, cross(normal, tangent)]
 
 
+def _across(one: Vector, two: Vector) -> Vector:
+    """Of length 1, at right angles to both; along x where they are parallel."""
+    normal = cross(one, two)
+    length = apply(jnp.sqrt, dot(normal, normal))
+    parallel = raw(length) < mujoco.mjMINVAL
+    inverse = 1.0 / apply(jnp.maximum, length, mujoco.mjMINVAL)
+    return [where(parallel, x, inverse * a) for x, a in zip((1.0, 0.0, 0.0), normal, strict=True)]
+
+
 def _between(pose: Pose, pair: Pair) -> Touch:
     """Between two capsules or spheres, where they are closest."""
     (one, along), (two, across) = _segment(pose, pair.one), _segment(pose, pair.two)
@@ -125,7 +135,14 @@ def _between(pose: Pose, pair: Pair) -> Touch:
     first, second = plus(one, times(s, along)), plus(two, times(t, across))
     between = minus(second, first)
     length = apply(jnp.sqrt, dot(between, between))
-    normal = times(1.0 / apply(jnp.maximum, length, 1e-9), between)
+    # Where they cross, as in a plane, no direction leads from one to the other: MuJoCo's is across both.
+    crossing = raw(length) < 8 * jnp.finfo(raw(length).dtype).eps
+    normal = [
+        where(crossing, a, b)
+        for a, b in zip(
+            _across(along, across), times(1.0 / apply(jnp.maximum, length, 1e-9), between), strict=True
+        )
+    ]
     distance = length - pair.one.radius - pair.two.radius
     position = plus(first, times(pair.one.radius + 0.5 * distance, normal))
     return Touch(pair, position, _frame(normal), distance - pair.soft.margin)

@@ -167,6 +167,7 @@ def _lacks_of_read(model: mujoco.MjModel) -> list[str]:
         "shapes that touch and are not planes, spheres or capsules": not (planes | round_ones).all(),
         "planes that move": (planes & (weld != 0)).any(),
         "shapes of the world that are not planes": (~planes & (weld == 0)).any(),
+        "capsules that stay parallel": _parallel(model, pairs),
         "contacts that turn or roll": not np.isin(dim, (1, 3)).all(),
         MOTORS: free[joints].any(),
         "joints with several motors": len(set(joints)) < len(joints),
@@ -174,6 +175,19 @@ def _lacks_of_read(model: mujoco.MjModel) -> list[str]:
         "switches of MuJoCo's other than eulerdamp": model.opt.disableflags & ~KNOWN_FLAGS,
     }
     return [name for name, there in features.items() if there]
+
+
+def _parallel(model: mujoco.MjModel, pairs: np.ndarray) -> bool:
+    """Whether two capsules that can touch, then at two points, have one direction wherever the joints are."""
+    capsules = pairs[(model.geom_type[pairs] == GEOM.mjGEOM_CAPSULE).all(axis=1)]
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    apart = np.zeros(len(capsules), bool)
+    for _ in range(3):
+        data.qpos[:] = model.qpos0 + rng.uniform(-1, 1, model.nq)
+        mujoco.mj_kinematics(model, data)
+        one, two = data.geom_xmat.reshape(-1, 3, 3)[capsules.T, :, 2]
+        apart |= np.linalg.norm(np.cross(one, two), axis=1) > 1e-9
+    return not apart.all()
 
 
 def _close(model: mujoco.MjModel) -> np.ndarray:
