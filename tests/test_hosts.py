@@ -20,7 +20,7 @@ from said import names
 from test_resume import assert_same_run, lines, untimed
 from test_run import MODULE, OPTIONS, make_run, wait_for
 
-from td3_brax import checkpoint, fit, hosts
+from td3_brax import checkpoint, fit, folder, hosts
 from td3_brax.config import Config, ConfigError
 from td3_brax.device import on_devices
 from td3_brax.envs.mjx import mjx
@@ -226,11 +226,11 @@ def test_runs_of_their_own_in_one_srun_do_not_meet(tmp_path: Path, monkeypatch: 
 
 
 def test_all_devices_may_be_said_again_where_a_run_goes_on(tmp_path: Path) -> None:
-    """The folder knows how many they were."""
-    out = tmp_path / "run"
-    argv = [*OPTIONS, "--total_env_steps=256", "--devices=all"]
-    assert make_run(argv, out).code == 0
-    assert make_run([*argv, "--resume=auto"], out).code == 0
+    """The folder knows how many they were; whether as many are there is found out later."""
+    folder.write_config(tmp_path, Config(devices=4))
+    assert folder.options(tmp_path, {"devices": 0})["devices"] == 4
+    with pytest.raises(ConfigError, match="devices"):
+        folder.options(tmp_path, {"devices": 2})
 
 
 def test_a_number_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
