@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -259,3 +260,14 @@ def test_every_command_that_plays_a_task_has_the_options_of_its_run(
     monkeypatch.setattr(sys, "argv", ["play_in_gymnasium", run])
     runpy.run_module("td3_brax.examples.play_in_gymnasium", run_name="__main__")
     assert capsys.readouterr().out.endswith("return 40\n")
+
+
+def test_the_example_that_plays_a_policy_in_gymnasium() -> None:
+    argv = [
+        sys.executable,
+        "-m",
+        "td3_brax.examples.play_in_gymnasium",
+        str(POLICIES / "InvertedPendulum-v5.npz"),
+    ]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=True)
+    assert names(done.stdout, ["InvertedPendulum-v5", "1,000"])

@@ -399,7 +399,7 @@ def test_parameters_move_between_accelerators_and_cpus() -> None:
         jax.tree.map(np.testing.assert_array_equal, back, target)
     for source, target in [(apart, learners(True, 9)), (together, learners(False, 9))]:
         shapes = jax.eval_shape(lambda target=target: target)
-        with pytest.raises(checkpoint.CheckpointError, match="and should be"):
+        with pytest.raises(checkpoint.CheckpointError):
             checkpoint.to_device(checkpoint.to_host(source), shapes, spread_all(target))
 
 

@@ -11,7 +11,9 @@ import td3_brax
 
 if __name__ == "__main__":
     policy = td3_brax.load_policy(sys.argv[1])
-    env = gymnasium.make(policy.env, max_episode_steps=policy.meta["time_limit"], **policy.meta["env_args"])
+    # Policies of version 0.1.0 don't know their task's options.
+    limit, args = policy.meta.get("time_limit"), policy.meta.get("env_args", {})
+    env = gymnasium.make(policy.env, max_episode_steps=limit, **args)
     obs = env.reset(seed=0)[0]
     total, ended = 0.0, False
     while not ended:
