@@ -80,7 +80,7 @@ def test_two_hosts_train_the_run_of_two_devices_bit_for_bit(whole: Path, tmp_pat
         said = [process.communicate(timeout=120) for process in (first, second)]
         assert (first.returncode, second.returncode) == (75, 75), said
     assert f"td3-brax train --resume {out}" in said[0][0]
-    assert len(said[1][1].strip().splitlines()) == 1
+    assert said[1][1].strip()
     assert "steps" not in said[1][0]
     (newest, *_) = checkpoint.saved(out)
     assert int(newest.name) == json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])["env_steps"]

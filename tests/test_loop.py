@@ -293,7 +293,7 @@ def test_too_little_memory_is_said_before_compiling_and_before_allocating(monkey
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: there)
     with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB") as caught:
         check_state(state, split(1), device)
-    (suggested,) = (n for n in map(int, re.findall(r"\b\d{3,}\b", str(caught.value))) if n != 1_000_000)
+    (suggested,) = (n for n in map(int, re.findall(r"\b\d{4,}\b", str(caught.value))) if n != 1_000_000)
     _, smaller, _ = start(replay_capacity=suggested)
     check_state(smaller, split(1), device)
     monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: tree_bytes(state) + 10)
