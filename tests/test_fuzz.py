@@ -103,8 +103,8 @@ def test_many_are_neither_all_refused_nor_all_plain() -> None:
 CAPSULES = """
 <mujoco>
   <worldbody>
-    <body><joint type="hinge" axis="{0}"/><geom type="capsule" size=".1 .3"/></body>
-    <body pos="0.05 0 0.1"><joint type="hinge" axis="{0}"/><geom type="capsule" size=".1 .3"/></body>
+    <body><joint axis="{0}"/><geom type="capsule" size=".1 .3" pos="{1}"/></body>
+    <body pos="0.05 0 0.1"><joint axis="{0}"/><geom type="capsule" size=".1 .3" pos="{1}"/></body>
   </worldbody>
 </mujoco>
 """
@@ -112,7 +112,7 @@ CAPSULES = """
 
 def test_capsules_that_cross_in_a_plane() -> None:
     """No direction leads from one to the other."""
-    verdict = fuzz.judged(ElementTree.fromstring(CAPSULES.format("0 1 0")), 1, [])
+    verdict = fuzz.judged(ElementTree.fromstring(CAPSULES.format("0 1 0", "0 0 0.05")), 1, [])
     assert verdict is not None
     assert not verdict.refused
     assert verdict.error < 1
@@ -120,8 +120,14 @@ def test_capsules_that_cross_in_a_plane() -> None:
 
 def test_capsules_that_stay_parallel_are_refused() -> None:
     """They touch at two points."""
-    model = mujoco.MjModel.from_xml_string(CAPSULES.format("0 0 1"))
+    model = mujoco.MjModel.from_xml_string(CAPSULES.format("0 0 1", "0.05 0 0"))
     assert lacks.lacks(model) == ["capsules that stay parallel"]
+
+
+def test_contacts_of_bodies_that_cannot_give_way_are_refused() -> None:
+    """Each turns about its centre of mass: MuJoCo thinks that no force moves it, and rounding decides."""
+    model = mujoco.MjModel.from_xml_string(CAPSULES.format("0 1 0", "0 0 0"))
+    assert lacks.lacks(model) == ["contacts of bodies that cannot give way"]
 
 
 @pytest.mark.parametrize("integrator", ["Euler", "RK4"])

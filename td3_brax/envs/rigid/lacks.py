@@ -158,6 +158,7 @@ def _lacks_of_read(model: mujoco.MjModel) -> list[str]:
     planes = types == GEOM.mjGEOM_PLANE
     round_ones = (types == GEOM.mjGEOM_SPHERE) | (types == GEOM.mjGEOM_CAPSULE)
     dim = model.geom_condim[pairs].max(axis=1)
+    give = model.body_invweight0[model.geom_bodyid[pairs], 0].sum(axis=1)  # 0: as hard as rounding lets it be
     features = {
         "ball joints": (model.jnt_type == JOINT.mjJNT_BALL).any(),
         "a free joint that is not the first": free[1:].any(),
@@ -168,6 +169,7 @@ def _lacks_of_read(model: mujoco.MjModel) -> list[str]:
         "planes that move": (planes & (weld != 0)).any(),
         "shapes of the world that are not planes": (~planes & (weld == 0)).any(),
         "capsules that stay parallel": _parallel(model, pairs),
+        "contacts of bodies that cannot give way": (give <= mujoco.mjMINVAL).any(),
         "contacts that turn or roll": not np.isin(dim, (1, 3)).all(),
         MOTORS: free[joints].any(),
         "joints with several motors": len(set(joints)) < len(joints),
