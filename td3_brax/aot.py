@@ -66,7 +66,9 @@ def compile_for(
     before = getattr(jax.config, threshold)
     jax.config.update(threshold, math.inf)
     try:
-        return traced.lower().compile(compiler_options=OPTIONS | dict(options or {}))
+        with jax.default_device(described[0]):  # Pallas asks for the kind of GPU there, from JAX 0.12 on
+            lowered = traced.lower()
+        return lowered.compile(compiler_options=OPTIONS | dict(options or {}))
     finally:
         jax.config.update(threshold, before)
 
