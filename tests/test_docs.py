@@ -108,3 +108,12 @@ def test_what_is_claimed_of_phases_is_in_the_files_that_are_kept() -> None:
     kept = made("phases")
     assert [row["trials"] for row in kept] == ["4", "10"]
     assert all(row["max average return"] in text for row in kept)
+    found = {own.env: curves(own) for own in group(find([str(KEPT / "paper")])) if own.algorithm == "td3"}
+    for env, said in {
+        "HalfCheetah-v4": "at {:,.0f} ± {:,.0f} with it",
+        "Walker2d-v4": "Walker2d: {:,.0f} at",
+    }.items():
+        there = found[env]
+        assert there is not None
+        at = there.env_steps.tolist().index(25_000)
+        assert said.format(there.mean[at], 2 * there.half_std[at]) in text
