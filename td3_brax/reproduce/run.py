@@ -11,31 +11,26 @@ from typing import Any
 
 from td3_brax import folder, wandb_run
 from td3_brax.cli import fail, guarded, parse_options, train_parser, whole
-from td3_brax.config import FIELDS, GYMNASIUM_TASKS, Config, ConfigError, nearest, show
-from td3_brax.device import cores, platform, prepare_jax
-from td3_brax.policy import load_policy
+from td3_brax.config import FIELDS, GYMNASIUM_TASKS, ConfigError, nearest, show
+from td3_brax.device import platform, prepare_jax
 from td3_brax.presets import resolve
-from td3_brax.render.run import film_of
 from td3_brax.report.groups import group
-from td3_brax.report.page import FILM, Page
+from td3_brax.report.page import Page
 from td3_brax.report.runs import RunsError, find
-from td3_brax.report.stats import curves, interval, iqm
-from td3_brax.reproduce import paper
+from td3_brax.reproduce import paper, results
 from td3_brax.reproduce.algorithms import ALGORITHMS
+from td3_brax.reproduce.results import line
 from td3_brax.schedule import make_schedule
-from td3_brax.score import in_gymnasium
 from td3_brax.signals import Signals
 from td3_brax.sweep.journal import Journal
 from td3_brax.sweep.pack import Job, Shared, train_jobs
-from td3_brax.wandb_run import Membership, WandbRun, project
+from td3_brax.wandb_run import Membership, project
 from td3_brax.words import command, counted
 
 PLAN = "reproduce.json"
 PRESETS = ("paper", "author")
 NUM_ENVS = 25
 """Divides the 5,000 steps between evaluations, and keeps a device busier than the paper's single one."""
-EPISODES = 10
-"""Of each trial's last policy in the real environment."""
 TASKS = tuple(name for name in GYMNASIUM_TASKS if paper.family(name))
 NOT_OPTIONS = {
     **dict.fromkeys(("env", "seed", "total_env_steps"), "say --envs, --seeds and --steps"),
@@ -220,7 +215,7 @@ def begin(out: Path, plan: Plan) -> None:
 def job(argv: Sequence[str]) -> int:
     """Run what is left of the experiments, and write their page; returns the exit code."""
     asked, options = parse(argv)
-    wandb_run.check(asked.wandb, _line, together=True)
+    wandb_run.check(asked.wandb, line, together=True)
     with Signals() as signals:
         prepare_jax(bool(options.get("deterministic", False)), asked.devices)
         import jax
@@ -236,15 +231,15 @@ def job(argv: Sequence[str]) -> int:
             for i, part in enumerate(every, 1):
                 steps = make_schedule(part.jobs[0].config).total_env_steps
                 trials = counted(len(part.jobs), "trial")
-                _line(f"{part.name}: {trials} of {steps:,} steps ({i} of {len(every)})")
+                line(f"{part.name}: {trials} of {steps:,} steps ({i} of {len(every)})")
                 code |= _train(part, asked, signals)
                 if signals.code:
                     break
                 page = write(out, plan, argv)
     if signals.code:
-        _line("stopped; the same command goes on")
+        line("stopped; the same command goes on")
         return signals.code
-    _line(f"the page: {page}")
+    line(f"the page: {page}")
     return code
 
 
@@ -259,7 +254,7 @@ def write(out: Path, plan: Plan, argv: Sequence[str]) -> Path:
 
     def left_out(error: RunsError) -> None:
         notes.append(f"left out: {error}")
-        _line(f"warning: left out: {error}")
+        line(f"warning: left out: {error}")
 
     return Page(group(find([str(out)], left_out), plan.options), title, notes, asked).write(out)
 
@@ -270,7 +265,7 @@ def _train(part: Part, asked: Asked, signals: Signals) -> int:
     journal = Journal(part.out)
     shared = Shared(
         part.out,
-        _line,
+        line,
         lambda one: Membership(f"{part.name} seed {one.config.seed}", part.name, project()),
         signals,
         journal,
@@ -282,75 +277,12 @@ def _train(part: Part, asked: Asked, signals: Signals) -> int:
     if signals.code:
         return 0
     for one in part.jobs:
-        score(part.out / f"{one.number:03d}", one.config)
-    film(part)
+        results.score(part.out / f"{one.number:03d}", one.config)
+    if part.algo == "td3":
+        results.film(part.out)
     if asked.wandb != "disabled":
-        aggregate(part)
+        results.aggregate(part.out, part.name, [one.config for one in part.jobs])
     return int(any(end.code for end in journal.ends.values()))
-
-
-def score(run: Path, config: Config) -> None:
-    """Play the run's last policy in the real environment, once; the result is in ``gymnasium.json``."""
-    path = run / "gymnasium.json"
-    if path.exists() or not (run / "policy_last.npz").exists():
-        return
-    policy, processes = load_policy(run, "last"), min(cores(), EPISODES)
-    returns, lengths = in_gymnasium(policy, config.env, config, EPISODES, config.seed, processes)
-    scored = {
-        "return_mean": float(returns.mean()),
-        "return_std": float(returns.std()),
-        "length_mean": float(lengths.mean()),
-        "episodes": EPISODES,
-    }
-    folder.write_whole(path, (json.dumps(scored, indent=2) + "\n").encode())
-
-
-def film(part: Part) -> None:
-    """One of TD3's best trial, where drawing is possible."""
-    if part.algo != "td3":
-        return
-    runs = find([str(part.out)], _left_to_the_page)
-    best = max(runs, key=lambda run: max(r["eval/return_mean"] for r in run.evaluations))
-    if not any((Path(run.name) / FILM).exists() for run in runs):
-        made, said = film_of(Path(best.name), "--seconds=10")
-        _line(f"{'film' if made else 'note: no film'}: {said}")
-
-
-def aggregate(part: Part) -> None:
-    """One more W&B run, of the trials together."""
-    path = part.out / "aggregate.json"
-    noted = json.loads(path.read_text()) if path.exists() else {}
-    trials = len(part.jobs)
-    if noted.get("trials") == trials:
-        return
-    (own,) = group(find([str(part.out)], _left_to_the_page))
-    if (made := curves(own)) is None:
-        return
-    membership = Membership(f"{part.name}, {counted(trials, 'trial')}", part.name, project())
-    low, high = interval(made.returns)
-    columns = {
-        "env_steps": made.env_steps,
-        "eval/return_mean": made.mean,
-        "eval/return_half_std": made.half_std,
-        "eval/return_iqm": iqm(made.returns),
-        "eval/return_iqm_low": low,
-        "eval/return_iqm_high": high,
-    }
-    run = WandbRun(part.jobs[0].config, part.out, None, lambda: None, _line, membership)
-    for i in range(len(made.env_steps)):
-        run.log(i, {name: column[i].item() for name, column in columns.items()})
-    summary = {"eval/return_best": made.best[0], "trials": trials}
-    if left := run.close(0, False, summary, []):
-        _line(left)
-    folder.write_whole(path, (json.dumps({"trials": trials, "wandb_id": run.id}) + "\n").encode())
-
-
-def _left_to_the_page(error: RunsError) -> None:
-    """The page says which runs can't be read."""
-
-
-def _line(text: str) -> None:
-    print(text, flush=True)
 
 
 def guarded_job(argv: Sequence[str]) -> int:
