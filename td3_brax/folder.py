@@ -219,9 +219,9 @@ class Outcome:
     best: float = -math.inf
     best_env_steps: int = 0
     best_broken: int = 0
-    kept: float | None = None
-    """Mean return of the best policy on episodes that no evaluation had; None before the end."""
-    kept_std: float | None = None
+    kept: float = math.nan
+    """Mean return of the best policy in episodes that no evaluation had; NaN before the end."""
+    kept_std: float = math.nan
     broken_steps: int = 0
     """Environment steps that broke while training."""
     waited_steps: int = 0

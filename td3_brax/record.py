@@ -130,8 +130,9 @@ class Record:
 
     def scored_again(self, report: Report) -> Report:
         """Note what the best policy returns in fresh episodes; returns ``report``."""
-        self.outcome.kept = report["eval/return_kept"]
-        self.outcome.kept_std = report["eval/return_kept_std"]
+        if report["eval/return_kept"] is not None:
+            self.outcome.kept = report["eval/return_kept"]
+            self.outcome.kept_std = report["eval/return_kept_std"]
         return report
 
     def lacks(self) -> str:
@@ -179,9 +180,11 @@ class Record:
             self.film()
         if not self.wandb:
             return
-        best = self.outcome.best if math.isfinite(self.outcome.best) else None
+        best, kept = (
+            value if math.isfinite(value) else None for value in (self.outcome.best, self.outcome.kept)
+        )
         files = [path for name in ("curve.png", "film.mp4", *POLICIES) if (path := self.out / name).exists()]
         times = {"wall_s": self.outcome.wall_s, "time/track_s": self.tracked_s}
-        whole = {"eval/return_best": best, "eval/return_kept": self.outcome.kept, **times, **summary}
+        whole = {"eval/return_best": best, "eval/return_kept": kept, **times, **summary}
         if left := self.wandb.close(code, preempted, whole, files):
             self.line(left)

@@ -289,7 +289,7 @@ class Run:
         word = {0: "ended" if lacks else "done", DIVERGED: "diverged"}.get(code, "stopped early")
         goes_on = code == INTERRUPTED and config.checkpoint_every_min
         best = f"best {number(state.best)} at {state.best_env_steps:,}"
-        if state.kept is not None and state.kept_std is not None:
+        if math.isfinite(state.kept):
             best += f", that policy in fresh episodes {spread(state.kept, state.kept_std)}"
         line(
             f"{word}: greedy return {spread(state.return_mean, state.return_std)} over "

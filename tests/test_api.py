@@ -219,22 +219,6 @@ def test_a_notebook_shows_progress_in_one_place(
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("outside", "warned"), [(None, False), (0.04, False), (0.4, True)])
-def test_targets_beyond_the_histograms_are_told_with_an_evaluation(
-    outside: float | None, warned: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
-    report = {"env_steps": 250, "time/env_steps_per_s": 10.0, "wall_s": 25.0, "train/return_mean": None}
-    report["q/target_outside"] = outside
-    scored = {"eval/return_mean": 1.0, "eval/return_std": 0.0, "eval/length_mean": 5.0}
-    scored["eval/return_best"] = 1.0
-    display = tracking.Display(1000)
-    display.show(report)
-    assert "warning" not in capsys.readouterr().out
-    display.show(report | scored)
-    printed = capsys.readouterr().out
-    assert ("warning" in printed) == ("40%" in printed) == warned
-
-
 # A task of one's own.
 
 

@@ -139,7 +139,7 @@ def test_chunk_on_the_cpu(chunk: Chunk) -> None:
 
 
 def test_four_gpus_reduce_once_per_update() -> None:
-    """Gradients of the critics once for each update, the actor's once for each of its own; nothing else."""
+    """Critics' gradients with each update; its own gradients and the targets' extremes with an actor's."""
     small = {"num_envs": 64, "batch_size": 256, "hidden_sizes": (64, 64), "replay_capacity": 8192}
     config = resolve(small | {"report_every": 2048, "updates_per_env_step": 4 / 64, "devices": 4}, "gpu")
     loop = program.build(config, Toy(30.0))
@@ -154,7 +154,7 @@ def test_four_gpus_reduce_once_per_update() -> None:
     assert {o.kind for o in collectives} == {"all-reduce"}
     learn = sum(o.times for o in collectives if o.scope == "learn")
     updates = loop.schedule.total_updates
-    assert learn == updates + updates / config.policy_delay
+    assert learn == updates + 2 * updates / config.policy_delay
     # Two for the observation statistics of each vector step; what the chunk reports, once.
     rest = sum(o.times for o in collectives if o.scope != "learn")
     assert rest <= 2 * loop.schedule.vector_steps + 3
@@ -305,6 +305,6 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "JAX_PLATFORMS=cpu" in error()
     with monkeypatch.context() as patch:
         patch.setattr(aot, "PACKAGES", ("jax-cuda13-plugin-that-is-not-there",))
-        assert "pip install td3-brax[aot]" in error()
+        assert "td3-brax[aot]" in error()
     with pytest.raises(aot.AotError, match="must be one of h100"):
         aot.compile_for(jnp.sin, (X,), target="h1000")

@@ -41,7 +41,7 @@ def test_every_combination_is_one_that_we_take(file: Path) -> None:
     ranges = [p for p in sweep["parameters"].values() if "distribution" in p]
     assert bool(ranges) == (sweep["method"] in ("random", "bayes"))
     assert (SWEEPS.parent / sweep["program"]).is_file()
-    assert sweep["metric"]["name"] in ("eval/return_best", "eval/return_mean")
+    assert sweep["metric"]["name"] in ("eval/return_kept", "eval/return_mean")
     assert sweep["metric"]["goal"] == "maximize"
     combinations = list(itertools.product(*map(values_of, sweep["parameters"].values())))
     if sweep["method"] == "grid":

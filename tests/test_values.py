@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from td3_brax import loop as loops
 from td3_brax import values
+from td3_brax.examples.own_task import SwingUp
 from td3_brax.learner import TD3
 from td3_brax.networks import Actor, Critic
+from td3_brax.presets import resolve
 from td3_brax.state import Batch, Hyper, ValueScale
 
 BATCH, OBS, ACTION, DELAY, BLOCKS = 64, 3, 1, 4, 20
@@ -164,3 +167,23 @@ def test_the_grid_follows_the_targets_whatever_their_size(center, spread):
     )
     assert scale.center == pytest.approx(center, abs=0.05 * spread + 1e-6)
     assert scale.spread == pytest.approx(max(spread, 1e-3 * abs(center)), rel=0.1)
+
+
+def test_a_policy_does_not_depend_on_the_size_of_rewards():
+    """A whole run of `quick` on the example's task: bit for bit the same policy, returns times the scale."""
+    options = {"env": "td3_brax.examples.own_task:SwingUp", "num_envs": 16, "hidden_sizes": (16, 16)}
+    options |= {"batch_size": 32, "replay_capacity": 4096, "updates_per_env_step": 0.5, "time_limit": 50}
+    options |= {"warmup_env_steps": 256, "report_every": 512, "devices": 1}
+    config = resolve(options, "cpu")
+    actors, returns = [], []
+    for scale in (1.0, 1024.0):
+        loop = loops.build(config, SwingUp(scale))
+        chunk = jax.jit(loop.train_chunk, donate_argnums=0)
+        state = loops.start(loop, [config])
+        for _ in range(3):
+            state, metrics = chunk(state)
+        assert metrics.update.made[0] == 256
+        actors.append(jax.tree.map(np.asarray, state.members.learner.actor_eval))
+        returns.append(float(metrics.episodes.return_sum[0]))
+    jax.tree.map(np.testing.assert_array_equal, *actors)
+    assert returns[1] == 1024 * returns[0] > 0

@@ -29,12 +29,16 @@ XML = """
 
 
 class SwingUp:
-    """A :class:`td3_brax.envs.task.Task`: reward 0 hanging, 1 upright; it never ends by itself."""
+    """A :class:`td3_brax.envs.task.Task`: reward 0 hanging, 1 upright; it never ends by itself.
+
+    Rewards are multiplied by ``scale``, then ``offset`` is added: ``--env_args '{"scale": 1000}'``.
+    """
 
     name, obs_size, action_size, open_loops = "swing_up", 5, 1, False
     action_low, action_high = -np.ones(1, np.float32), np.ones(1, np.float32)
 
-    def __init__(self) -> None:
+    def __init__(self, scale: float = 1.0, offset: float = 0.0) -> None:
+        self.scale, self.offset = scale, offset
         self.model = mujoco.MjModel.from_xml_string(XML)
         self.dt = self.model.opt.timestep
         self._mjx = mjx.put_model(self.model)
@@ -51,7 +55,7 @@ class SwingUp:
         """One step; the state is [qpos, qvel]."""
         data = mjx.make_data(self._mjx).replace(qpos=state[:2], qvel=state[2:], ctrl=action)
         after = mjx.step(self._mjx, data)
-        reward = (1 + jnp.cos(after.qpos[1])) / 2
+        reward = self.scale * (1 + jnp.cos(after.qpos[1])) / 2 + self.offset
         obs = self._obs(after.qpos, after.qvel)
         return Step(jnp.concatenate([after.qpos, after.qvel]), obs, reward, jnp.bool_(False))
 

@@ -144,6 +144,8 @@ def _end_of(out: Path, metric: str) -> End | None:
                 outcome.return_mean, outcome.return_std = mean, report["eval/return_std"]
                 if mean > outcome.best:
                     outcome.best, outcome.best_env_steps = mean, report["env_steps"]
+        outcome.kept = _number(last.get("eval/return_kept"))
+        outcome.kept_std = _number(last.get("eval/return_kept_std"))
         end, code = ("diverged", DIVERGED) if diverged else ("done", 0)
         return End(outcome, end, code, last.get(metric))
     except (OSError, ValueError, LookupError, TypeError):
