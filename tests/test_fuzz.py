@@ -18,7 +18,7 @@ from td3_brax.envs.rigid import lacks
 from td3_brax.envs.rigid.physics import RigidPhysics
 from td3_brax.envs.rigid.steps import Steps
 
-SEEDS = range(60)
+SEEDS = range(40)
 """More of them: ``python tests/bench/fuzz.py 1000``."""
 
 BALL = """
