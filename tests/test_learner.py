@@ -27,7 +27,7 @@ HYPER = {
     "exploration_noise_spread": 0.0,
     "target_noise": 0.4,
     "target_noise_clip": 0.5,
-    "eval_tau": 0.1,
+    "eval_tau": 0.4,
 }
 
 
@@ -341,7 +341,7 @@ def test_fifty_updates_stay_close_in_float32():
         ("td3", {"gamma": 0.98}),
         ("td3", {"target_noise_clip": 0.6}),
         ("td3", {"tau": 0.031}),
-        ("td3", {"eval_tau": 0.11}),
+        ("td3", {"eval_tau": 0.41}),
     ],
 )
 def test_the_reference_tells_a_wrong_setting(setting, wrong, monkeypatch):
