@@ -229,6 +229,15 @@ class Outcome:
     wall_s: float = 0.0
     """Since the command, that of the processes before this one included."""
 
+    def improves(self) -> bool:
+        """Return whether the latest evaluation is the best: fewest episodes broke, then most returned."""
+        first = math.isinf(self.best)
+        return first or (-self.broken, self.return_mean) > (-self.best_broken, self.best)
+
+    def keep(self, env_steps: int) -> None:
+        """Note the latest evaluation, after ``env_steps``, as the best."""
+        self.best, self.best_env_steps, self.best_broken = self.return_mean, env_steps, self.broken
+
 
 @dataclass
 class Start:

@@ -109,10 +109,8 @@ class Record:
                 f"{'no return is left' if none else 'the return is that of the others'}"
             )
         names = ["policy_last.npz"]
-        first = math.isinf(state.best)
-        if not none and (first or (-state.broken, state.return_mean) > (-state.best_broken, state.best)):
-            state.best, state.best_env_steps = state.return_mean, state.env_steps
-            state.best_broken = state.broken
+        if not none and state.improves():
+            state.keep(state.env_steps)
             names.append("policy_best.npz")
         if state.env_steps >= EARLY * self.schedule.total_env_steps and not (self.out / POLICIES[0]).exists():
             names.append(POLICIES[0])

@@ -140,10 +140,13 @@ def _end_of(out: Path, metric: str) -> End | None:
             return None
         outcome = Outcome(env_steps=last["env_steps"], chunk=len(reports), wall_s=last["wall_s"])
         for report in reports:
+            outcome.broken_steps += report.get("env/quarantined", 0)
+            outcome.waited_steps += report.get("env/waited", 0)
+            outcome.broken = report.get("eval/broken", outcome.broken)
             if (mean := report.get("eval/return_mean")) is not None:
                 outcome.return_mean, outcome.return_std = mean, report["eval/return_std"]
-                if mean > outcome.best:
-                    outcome.best, outcome.best_env_steps = mean, report["env_steps"]
+                if outcome.improves():
+                    outcome.keep(report["env_steps"])
         outcome.kept = _number(last.get("eval/return_kept"))
         outcome.kept_std = _number(last.get("eval/return_kept_std"))
         end, code = ("diverged", DIVERGED) if diverged else ("done", 0)
