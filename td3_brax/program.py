@@ -219,8 +219,7 @@ class Program:
     def evaluate(self, env_steps: Sequence[int]) -> list[Report]:
         """Greedy returns of each member's present policy; ``env_steps`` as each counts them."""
         began = time.perf_counter()
-        keys = self._laid((self._eval_keys(env_steps),), self._score)
-        scored = jax.tree.map(hosts.whole, self._score(self.state.members, *keys))
+        scored = self._play(self.state.members, env_steps)
         seconds = time.perf_counter() - began
         return [self._scored(scored, place, seconds) for place in range(len(self.configs))]
 
@@ -243,6 +242,12 @@ class Program:
             "time/eval_s": seconds,
         }
 
+    def _play(self, members: Member, env_steps: Sequence[int]) -> Scores:
+        """Return the scores of ``members`` in the episodes of these ``env_steps``, on the host."""
+        keys = self._laid((self._eval_keys(env_steps),), self._score)
+        scores: Scores = jax.tree.map(hosts.whole, self._score(members, *keys))
+        return scores
+
     def score_kept(self, policies: Mapping[int, Policy]) -> dict[int, Report]:
         """Score the ``policies`` of some members, by place, on episodes that no evaluation has had."""
         began = time.perf_counter()
@@ -258,8 +263,7 @@ class Program:
         actor, stats = jax.tree.map(lambda x, at: hosts.lay(x, at.sharding), (actor, stats), places)
         learner = dataclasses.replace(members.learner, actor_eval=actor)
         members = dataclasses.replace(members, learner=learner, obs_stats=stats)
-        keys = self._laid((self._eval_keys([FRESH] * len(self.configs)),), self._score)
-        scored = jax.tree.map(hosts.whole, self._score(members, *keys))
+        scored = self._play(members, [FRESH] * len(self.configs))
         seconds = time.perf_counter() - began
         reports: dict[int, Report] = {}
         for place in policies:
