@@ -6,18 +6,24 @@ import importlib
 import sys
 
 from td3_brax.cli import fail
-from td3_brax.config import nearest
+from td3_brax.option import nearest
 
 COMMANDS = {
     "train": ("td3_brax.train", "train a policy (the default job)"),
-    "plan": ("td3_brax.plan_run", "say what a run would hold in memory"),
-    "bench": ("td3_brax.bench.run", "say where the time goes here, or what a GPU would do"),
-    "eval": ("td3_brax.evaluate_run", "score a run's saved policy, greedily, on the device"),
-    "score": ("td3_brax.score", "the same, beside the real Gymnasium environment"),
-    "sweep": ("td3_brax.sweep.run", "train the members of a W&B sweep together, in one program"),
-    "render": ("td3_brax.render.run", "a film of a run's policy, or a page to look at it from all sides"),
-    "reproduce": ("td3_brax.reproduce.run", "the TD3 paper's experiments, and a page beside its numbers"),
-    "report": ("td3_brax.report.run", "a page about any runs: curves, tables, PNG and CSV"),
+    "plan": ("td3_brax.commands.plan", "say what a run would hold in memory"),
+    "bench": ("td3_brax.commands.bench.run", "say where the time goes here, or what a GPU would do"),
+    "eval": ("td3_brax.commands.eval", "score a run's saved policy, greedily, on the device"),
+    "score": ("td3_brax.commands.score", "the same, beside the real Gymnasium environment"),
+    "sweep": ("td3_brax.commands.sweep.run", "train the members of a W&B sweep together, in one program"),
+    "render": (
+        "td3_brax.commands.render.run",
+        "a film of a run's policy, or a page to look at it from all sides",
+    ),
+    "reproduce": (
+        "td3_brax.commands.reproduce.run",
+        "the TD3 paper's experiments, and a page beside its numbers",
+    ),
+    "report": ("td3_brax.commands.report.run", "a page about any runs: curves, tables, PNG and CSV"),
 }
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from td3_brax.cli import coerce, load_config
-from td3_brax.config import FIELDS, Config, ConfigError, nearest
+from td3_brax.config import FIELDS, Config
+from td3_brax.option import ConfigError, nearest
 from td3_brax.policy import Policy, load_policy
-from td3_brax.run import Callback
-from td3_brax.signals import Signals
-from td3_brax.tracking import Report
+from td3_brax.runs.run import Callback
+from td3_brax.runs.signals import Signals
+from td3_brax.runs.tracking import Report
 from td3_brax.train import launch
 
 

@@ -21,7 +21,9 @@ from typing import Any, NoReturn
 
 import yaml
 
-from td3_brax.config import FIELDS, PRESETS, Config, ConfigError, names_of, nearest, show
+from td3_brax.config import FIELDS, Config
+from td3_brax.names import PRESETS
+from td3_brax.option import ConfigError, names_of, nearest, show
 from td3_brax.presets import PLATFORMS, WARMUP, WARMUP_EACH, resolve
 
 TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}

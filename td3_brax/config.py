@@ -7,114 +7,17 @@ and the option tables in the docs.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-BRAX_TASKS = (
-    "ant",
-    "halfcheetah",
-    "hopper",
-    "humanoid",
-    "humanoidstandup",
-    "inverted_double_pendulum",
-    "inverted_pendulum",
-    "pusher",
-    "reacher",
-    "swimmer",
-    "walker2d",
-)
-GYMNASIUM_TASKS = tuple(
-    f"{family}-v{version}"
-    for family in (
-        "Ant",
-        "HalfCheetah",
-        "Hopper",
-        "InvertedDoublePendulum",
-        "InvertedPendulum",
-        "Reacher",
-        "Swimmer",
-        "Walker2d",
-    )
-    for version in (5, 4)
-)
-PLAYGROUND = "playground:"
-"""Before the name of a task of MuJoCo Playground."""
-OWN = re.compile(r"(?!playground:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""A task of somebody's own: a module and what to call in it, as ``my_tasks:Hover``."""
+from td3_brax.names import BACKENDS, BRAX_TASKS, GYMNASIUM_TASKS, OWN, PHYSICS, PLAYGROUND, PRESETS
+from td3_brax.option import ConfigError, check_field, option
+
 MOST = 2**31 - 1
 """Counters and seeds are 32-bit on the device."""
 FEWEST_ATOMS = 15
 """With fewer, a histogram's mean is off by more than a thousandth of its target (``values.py``)."""
-PRESETS = ("quick", "paper", "author", "our-ddpg")
-BACKENDS = ("mjx", "generalized", "positional", "spring")
-PHYSICS = ("auto", "fast", "mjx")
-
-
-class ConfigError(ValueError):
-    """An option that can't be used. Its text is one line: option, value, what is allowed."""
-
-    def __init__(self, option: str, value: object, allowed: str) -> None:
-        super().__init__(f"--{option}={show(value)}: {allowed}")
-
-
-def show(value: object) -> str:
-    """A value as one would type it on the command line, on one line."""
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(show(item) for item in value) + "]"
-    text = str(value)
-    if isinstance(value, float):
-        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return text if text.isprintable() else ascii(text)
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """``" (did you mean X?)"`` for the closest of ``names``, or nothing where none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def option(
-    default: Any,
-    group: str,
-    help: str,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    choices: tuple[str, ...] = (),
-    words: Mapping[str, int] | None = None,
-    patterns: Mapping[str, re.Pattern[str]] | None = None,
-    mapping: bool = False,
-    may_change: bool = False,
-    varies: bool = False,
-) -> Any:
-    """A dataclass field with what the command line says of it and the values (or words) it allows.
-
-    Args:
-        patterns: what makes a value one of the choices too, each by what it looks like.
-        mapping: whether the text is a JSON object.
-        may_change: whether a run that goes on may have another value than before.
-        varies: whether members of one program may differ in it.
-    """
-    bounds = {"above": above, "at_least": at_least, "at_most": at_most}
-    return dataclasses.field(
-        default=default,
-        metadata={
-            "group": group,
-            "help": help,
-            "choices": choices,
-            "words": words or {},
-            "patterns": patterns or {},
-            "mapping": mapping,
-            "may_change": may_change,
-            "varies": varies,
-            **bounds,
-        },
-    )
 
 
 @dataclass(frozen=True)
@@ -335,7 +238,7 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            _check_field(field, getattr(self, field.name))
+            check_field(field, getattr(self, field.name))
         if self.batch_size > self.capacity:
             raise ConfigError(
                 "batch_size",
@@ -377,33 +280,3 @@ class Config:
 
 
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(Config)}
-
-
-def names_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """What an option that takes names allows, with a pattern for those that are not listed."""
-    meta = field.metadata
-    return (*meta["choices"], *meta["patterns"])
-
-
-def _check_field(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
-    meta = field.metadata
-    given = any(pattern.fullmatch(str(value)) for pattern in meta["patterns"].values())
-    names = names_of(field)
-    if names and value not in meta["choices"] and not given:
-        allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"
-        raise ConfigError(field.name, value, allowed)
-    numbers = value if isinstance(value, tuple) else (value,)
-    if field.name == "hidden_sizes" and not numbers:
-        raise ConfigError(field.name, value, "must name at least one layer, such as [256,256]")
-    for number in numbers:
-        if isinstance(number, bool | str):
-            continue
-        if not math.isfinite(number):
-            raise ConfigError(field.name, value, "must be finite")
-        if meta["above"] is not None and number <= meta["above"]:
-            raise ConfigError(field.name, value, f"must be above {show(meta['above'])}")
-        if meta["at_least"] is not None and number < meta["at_least"]:
-            raise ConfigError(field.name, value, f"must be at least {show(meta['at_least'])}")
-        if meta["at_most"] is not None and number > meta["at_most"]:
-            raise ConfigError(field.name, value, f"must be at most {show(meta['at_most'])}")

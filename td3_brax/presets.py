@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from td3_brax.config import FIELDS, PRESETS, Config, ConfigError, nearest
+from td3_brax.config import FIELDS, Config
+from td3_brax.names import PRESETS
+from td3_brax.option import ConfigError, nearest
 
 PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
 """What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""

@@ -12,14 +12,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from td3_brax import folder, hosts, wandb_run
+from td3_brax.algorithm.schedule import make_schedule
 from td3_brax.cli import guarded, parse_train
-from td3_brax.config import Config, ConfigError
-from td3_brax.device import on_devices, platform, prepare_jax
+from td3_brax.config import Config
+from td3_brax.option import ConfigError
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.run import Callback, Run
-from td3_brax.schedule import make_schedule
-from td3_brax.signals import PREEMPTED, Signals
+from td3_brax.runs import folder, hosts, resuming, wandb_run
+from td3_brax.runs.device import on_devices, platform, prepare_jax
+from td3_brax.runs.run import Callback, Run
+from td3_brax.runs.signals import PREEMPTED, Signals
 
 
 def job(argv: Sequence[str]) -> int:
@@ -57,9 +58,9 @@ def launch(
     if mode := wandb_run.asked():
         explicit = {"wandb": mode, **explicit}
     all_devices = explicit.get("devices") == 0
-    run = folder.find(resume, explicit)
+    run = resuming.find(resume, explicit)
     if run is not None:
-        explicit = folder.options(run, explicit)
+        explicit = resuming.options(run, explicit)
     wandb_run.check(explicit.get("wandb", "disabled"), print)
     devices = explicit.get("devices", CPU_DEVICES)
     alone = devices == 1 or os.environ.get("WANDB_SWEEP_ID")
@@ -70,7 +71,7 @@ def launch(
     prepare_jax(explicit.get("deterministic", False), -(-devices // together), join)
     config = on_devices(resolve(explicit, platform()), asked="devices" in explicit)
     make_schedule(config)
-    if run is not None and folder.nothing_left(run, config):
+    if run is not None and resuming.nothing_left(run, config):
         print(f"{run} is complete; nothing to do")
         return 0, run
     if not hosts.first():
@@ -78,7 +79,7 @@ def launch(
     if run is None:
         return _start(config, signals, began, callback)
     with folder.hold(run):
-        start = folder.go_on(run, print)
+        start = resuming.go_on(run, print)
         if start is None:
             folder.start_again(run, config)
         return Run(config, run, start, began, callback).train(signals), run
@@ -100,7 +101,7 @@ def _follow(
     config: Config, run: Path | None, signals: Signals, began: float, callback: Callback | None
 ) -> tuple[int, Path]:
     """The same beside the first host: it trains with the others, and what it writes is thrown away."""
-    start = None if run is None else folder.go_on(run, lambda _: None)
+    start = None if run is None else resuming.go_on(run, lambda _: None)
     config = dataclasses.replace(config, wandb="disabled", film=False)
     with tempfile.TemporaryDirectory() as away:
         code = Run(config, Path(away), start, began, callback).train(signals)

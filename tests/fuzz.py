@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.envs.quiet import quiet
-from td3_brax.envs.rigid.lacks import lacks
-from td3_brax.envs.rigid.steps import Steps
+from td3_brax.envs.physics.rigid.steps import Steps
+from td3_brax.envs.physics.rigid.unsupported import unsupported_features
+from td3_brax.envs.suppress import quiet
 
 STATES = 12
 """From which a step is compared."""
@@ -487,7 +487,7 @@ def judged(root: Element, seed: int, changed: list[str]) -> Verdict | None:
     verdict = Verdict(ElementTree.tostring(root, "unicode"), changed)
     model = compiled(root)
     assert model is not None
-    verdict.refused = lacks(model)
+    verdict.refused = unsupported_features(model)
     if verdict.refused:
         return verdict
     model.opt.iterations, model.opt.ls_iterations, model.opt.tolerance = 200, 100, 0

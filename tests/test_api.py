@@ -20,12 +20,14 @@ import yaml
 from test_run import OPTIONS, same_policies
 
 import td3_brax
-from td3_brax import checkpoint, signals, tracking, train
+from td3_brax import train
 from td3_brax.cli import parse_train
-from td3_brax.config import Config, ConfigError
+from td3_brax.config import Config
 from td3_brax.envs.registry import make_task
 from td3_brax.examples import own_task
-from td3_brax.program import Program
+from td3_brax.option import ConfigError
+from td3_brax.runs import checkpoint, signals, tracking
+from td3_brax.runs.program import Program
 
 SMALL: dict[str, Any] = {
     name: yaml.safe_load(value) for name, value in (option[2:].split("=") for option in OPTIONS)

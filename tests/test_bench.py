@@ -11,13 +11,12 @@ from said import names
 from test_run import exit_code
 from toy import Toy
 
-from td3_brax import aot
-from td3_brax.bench import counted, graphs, peers, run, timed
-from td3_brax.bench.counts import compare, describe, module
-from td3_brax.bench.graphs import compile_listed
-from td3_brax.bench.measure import product_flops, product_shapes
+from td3_brax.commands.bench import aot, counted, graphs, peers, run, timed
+from td3_brax.commands.bench.counts import compare, describe, module
+from td3_brax.commands.bench.graphs import compile_listed
+from td3_brax.commands.bench.measure import product_flops, product_shapes
 from td3_brax.config import Config
-from td3_brax.device import xla_flags
+from td3_brax.runs.device import xla_flags
 
 X = jax.ShapeDtypeStruct((256, 256), jnp.float32)
 

@@ -15,9 +15,10 @@ import pytest
 from brax import envs as brax_envs
 from brax import fluid
 
-from td3_brax.config import BACKENDS, BRAX_TASKS, ConfigError
-from td3_brax.envs import cholesky
-from td3_brax.envs.brax import BraxTask
+from td3_brax.envs.physics.mjx import cholesky
+from td3_brax.envs.tasks.brax import BraxTask
+from td3_brax.names import BACKENDS, BRAX_TASKS
+from td3_brax.option import ConfigError
 
 
 def test_cholesky_factors_equal_lapacks():
@@ -35,7 +36,7 @@ MANY_FACTORS = """
 import sys
 import jax
 import jax.numpy as jnp
-import td3_brax.envs.brax
+import td3_brax.envs.tasks.brax
 def factors(key, n):
     a = jax.random.normal(key, (300, n, n))
     a = a @ a.swapaxes(-1, -2) + n * jnp.eye(n)

@@ -15,12 +15,13 @@ from test_policy import random_policy
 from test_vector import play
 
 import td3_brax
-from td3_brax import PolicyError, evaluate_run, load_policy
+from td3_brax import PolicyError, load_policy
+from td3_brax.algorithm.evaluate import greedy_returns
+from td3_brax.commands import eval as eval_command
+from td3_brax.commands.render.episodes import play as play_shown
 from td3_brax.config import Config
 from td3_brax.envs.vector import VectorEnv
-from td3_brax.evaluate import greedy_returns
-from td3_brax.record import Record
-from td3_brax.render.episodes import play as play_shown
+from td3_brax.runs.record import Record
 
 TINY: dict[str, Any] = {
     "time_limit": 20,
@@ -73,7 +74,7 @@ def test_an_episode_that_cannot_begin_is_told_from_one_that_returns_nothing() ->
 
 
 def test_nothing_is_shown_of_an_episode_that_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("td3_brax.render.episodes.make_task", lambda _: BrokenBirths())
+    monkeypatch.setattr("td3_brax.commands.render.episodes.make_task", lambda _: BrokenBirths())
     shown = [random_policy(2, 1) for _ in range(3)]
     lengths = set()
     for seed in range(6):
@@ -114,11 +115,11 @@ def test_an_evaluation_in_which_less_breaks_is_better(
         assert said["eval/return_best"] is None
         with pytest.raises(PolicyError):
             load_policy(tmp_path)
-        assert record.lacks()
+        assert record.problem()
     else:
         assert said["eval/return_best"] == evaluations[best - 1][0]
         assert load_policy(tmp_path).meta["env_steps"] == best
-        assert bool(record.lacks()) == (evaluations[-1][0] is None)
+        assert bool(record.problem()) == (evaluations[-1][0] is None)
 
 
 def test_a_run_in_which_all_breaks_is_not_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,7 +131,7 @@ def test_a_run_in_which_all_breaks_is_not_done(tmp_path: Path, capsys: pytest.Ca
     assert all(r["env/quarantined"] for r in run.reports)
     assert [r["eval/broken"] for r in run.reports if "eval/broken" in r] == [8, 8]
     assert all(r.get("eval/return_mean") is None for r in run.reports)
-    assert evaluate_run.main([str(run.out), "--which=last", "--episodes=4"]) == 2
+    assert eval_command.main([str(run.out), "--which=last", "--episodes=4"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -147,6 +148,6 @@ def test_a_run_in_which_some_breaks_says_how_much(tmp_path: Path, capsys: pytest
         if "eval/broken" in report:
             assert 0 < report["eval/broken"] < 8
             assert report["eval/return_mean"] < 0
-    assert evaluate_run.main([str(run.out), "--episodes=32"]) == 0
+    assert eval_command.main([str(run.out), "--episodes=32"]) == 0
     printed = capsys.readouterr().out
     assert "of 32 episodes broke" in printed

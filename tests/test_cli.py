@@ -22,11 +22,14 @@ from hypothesis import strategies as st
 from said import names
 from test_run import exit_code
 
-from td3_brax import __main__, evaluate_run, train
+from td3_brax import __main__, train
+from td3_brax.algorithm.schedule import make_schedule
 from td3_brax.cli import coerce, load_config, parse_train
-from td3_brax.config import FIELDS, PRESETS, Config, ConfigError
+from td3_brax.commands import eval as eval_command
+from td3_brax.config import FIELDS, Config
+from td3_brax.names import PRESETS
+from td3_brax.option import ConfigError
 from td3_brax.presets import resolve
-from td3_brax.schedule import make_schedule
 
 # Values in every form.
 
@@ -569,7 +572,7 @@ def test_bad_config_files_are_refused_in_one_line(
     ],
 )
 def test_bad_options_of_eval_are_refused_in_one_line(refused: Any, argv: list[str], words: list[str]) -> None:
-    line = refused(argv, evaluate_run.main)
+    line = refused(argv, eval_command.main)
     assert names(line, words), line
 
 

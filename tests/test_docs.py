@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from td3_brax.__main__ import COMMANDS
-from td3_brax.report import tables
-from td3_brax.report.groups import group
-from td3_brax.report.runs import find
-from td3_brax.report.stats import curves
+from td3_brax.commands.report import tables
+from td3_brax.commands.report.groups import group
+from td3_brax.commands.report.runs import find
+from td3_brax.commands.report.stats import curves
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted(

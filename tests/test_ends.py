@@ -20,11 +20,13 @@ from test_resume import untimed
 from test_run import OPTIONS, same_policies
 
 import td3_brax
-from td3_brax import checkpoint, folder, signals, train
-from td3_brax.config import Config, ConfigError
-from td3_brax.program import Program
-from td3_brax.record import Record
-from td3_brax.tracking import Display
+from td3_brax import train
+from td3_brax.config import Config
+from td3_brax.option import ConfigError
+from td3_brax.runs import checkpoint, folder, signals
+from td3_brax.runs.program import Program
+from td3_brax.runs.record import Record
+from td3_brax.runs.tracking import Display
 
 COMMAND = [*OPTIONS, "--total_env_steps=768", "--seed=3"]
 

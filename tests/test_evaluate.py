@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from toy import Toy
 
-from td3_brax.evaluate import greedy_returns
+from td3_brax.algorithm.evaluate import greedy_returns
 
 LIMIT, GAMMA = 20, 0.9
 

@@ -13,10 +13,10 @@ import mujoco
 import pytest
 from test_rigid import CRAB
 
-from td3_brax.envs.physics import Physics
-from td3_brax.envs.rigid import lacks
-from td3_brax.envs.rigid.physics import RigidPhysics
-from td3_brax.envs.rigid.steps import Steps
+from td3_brax.envs.physics.mjx.dynamics import Physics
+from td3_brax.envs.physics.rigid import unsupported
+from td3_brax.envs.physics.rigid.physics import RigidPhysics
+from td3_brax.envs.physics.rigid.steps import Steps
 
 SEEDS = range(40)
 """More of them: ``python tests/bench/fuzz.py 1000``."""
@@ -96,7 +96,7 @@ def test_many_are_neither_all_refused_nor_all_plain() -> None:
         root, _ = fuzz.drawn(seed)
         model = fuzz.compiled(root)
         assert model is not None
-        counts[bool(lacks.lacks(model))] += 1
+        counts[bool(unsupported.unsupported_features(model))] += 1
     assert min(counts.values()) > len(SEEDS) / 4
 
 
@@ -121,13 +121,13 @@ def test_capsules_that_cross_in_a_plane() -> None:
 def test_capsules_that_stay_parallel_are_refused() -> None:
     """They touch at two points."""
     model = mujoco.MjModel.from_xml_string(CAPSULES.format("0 0 1", "0.05 0 0"))
-    assert lacks.lacks(model) == ["capsules that stay parallel"]
+    assert unsupported.unsupported_features(model) == ["capsules that stay parallel"]
 
 
 def test_contacts_of_bodies_that_cannot_give_way_are_refused() -> None:
     """Each turns about its centre of mass: MuJoCo thinks that no force moves it, and rounding decides."""
     model = mujoco.MjModel.from_xml_string(CAPSULES.format("0 1 0", "0 0 0"))
-    assert lacks.lacks(model) == ["contacts of bodies that cannot give way"]
+    assert unsupported.unsupported_features(model) == ["contacts of bodies that cannot give way"]
 
 
 @pytest.mark.parametrize("integrator", ["Euler", "RK4"])
@@ -186,12 +186,12 @@ def test_what_is_read_is_known_to_be(iterations: int) -> None:
     steps = Steps(Watched(model, seen), iterations, 3)  # type: ignore[arg-type]
     jax.eval_shape(lambda *x: steps.in_lanes(*x, frames=1), *shapes)
     assert len(seen) > 30
-    assert seen <= lacks.READ | lacks.MADE
+    assert seen <= unsupported.READ | unsupported.MADE
 
 
 def test_a_field_that_nobody_knows_must_be_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a later MuJoCo may bring: the stiffness of springs, were it not read."""
     model = mujoco.MjModel.from_xml_string(CRAB)
-    assert lacks.lacks(model) == []
-    monkeypatch.setattr(lacks, "READ", lacks.READ - {"jnt_stiffness"})
-    assert lacks.lacks(model) == ["jnt_stiffness"]
+    assert unsupported.unsupported_features(model) == []
+    monkeypatch.setattr(unsupported, "READ", unsupported.READ - {"jnt_stiffness"})
+    assert unsupported.unsupported_features(model) == ["jnt_stiffness"]

@@ -19,16 +19,21 @@ from said import names
 from scipy import stats
 from visits import POLICIES, ours_from, percentile, real, task_of, visited
 
-from td3_brax import evaluate_run, load_policy, score
-from td3_brax.config import GYMNASIUM_TASKS, ConfigError
-from td3_brax.envs import installed, physics
-from td3_brax.envs.gymnasium import GymnasiumTask, make
-from td3_brax.envs.mjx import mjx, precise
-from td3_brax.envs.rigid.lacks import lacks
-from td3_brax.envs.rigid.physics import RigidPhysics
-from td3_brax.envs.wrapped import _primitives
+from td3_brax import load_policy
+from td3_brax.commands import eval as eval_command
+from td3_brax.commands import score
+from td3_brax.commands.render.episodes import play as episodes_of
+from td3_brax.envs.physics.mjx import dynamics
+from td3_brax.envs.physics.mjx.patched import mjx, precise
+from td3_brax.envs.physics.rigid.physics import RigidPhysics
+from td3_brax.envs.physics.rigid.unsupported import unsupported_features
+from td3_brax.envs.tasks import gymnasium_models
+from td3_brax.envs.tasks.gymnasium import make
+from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask
+from td3_brax.envs.tasks.library import _primitives
+from td3_brax.names import GYMNASIUM_TASKS
+from td3_brax.option import ConfigError
 from td3_brax.policy import save_policy
-from td3_brax.render.episodes import play as episodes_of
 
 STATES = 1000
 CLOSE = 1e-3
@@ -100,10 +105,10 @@ def test_another_model_than_the_tested_one_is_refused(monkeypatch: pytest.Monkey
     model = mujoco.MjModel.from_xml_string(
         "<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"
     )
-    before = installed.fingerprint(model)
+    before = gymnasium_models.fingerprint(model)
     model.geom_size[0] *= 1.001
-    assert installed.fingerprint(model) != before
-    monkeypatch.setitem(installed.FINGERPRINTS, "ant.xml", "another")
+    assert gymnasium_models.fingerprint(model) != before
+    monkeypatch.setitem(gymnasium_models.FINGERPRINTS, "ant.xml", "another")
     with pytest.raises(ConfigError, match=r"\bant\.xml\b"):
         make("Ant-v5", {})
 
@@ -161,11 +166,11 @@ def test_the_ant_stands() -> None:
 
 def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
     task = make("Ant-v5", {}, "mjx")
-    assert isinstance(task.physics, physics.Physics)
+    assert isinstance(task.physics, dynamics.Physics)
     at = visited("Ant-v5", STATES)
 
     def active(qpos: jax.Array, qvel: jax.Array) -> jax.Array:
-        state = physics.State(qpos=qpos, qvel=qvel, qacc=jnp.zeros_like(qvel))
+        state = dynamics.State(qpos=qpos, qvel=qvel, qacc=jnp.zeros_like(qvel))
         return task.physics.forward(state, jnp.zeros(8)).active
 
     most = jax.jit(jax.vmap(active))(jnp.float32(at["qpos"]), jnp.float32(at["qvel"])).max()
@@ -175,7 +180,7 @@ def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
 def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
     """When MJX's is too, ``Contacts.frames`` has no purpose any more."""
     task = make("Ant-v5", {}, "mjx")
-    assert isinstance(task.physics, physics.Physics)
+    assert isinstance(task.physics, dynamics.Physics)
     states = visited("Ant-v5", STATES)["qpos"]
 
     def frames(qpos: jax.Array) -> Any:
@@ -204,10 +209,10 @@ def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
 
 @pytest.mark.parametrize("name", GYMNASIUM_TASKS)
 def test_the_fast_physics_are_those_of_what_they_cover(name: str) -> None:
-    covered = not lacks(make(name, {}, "mjx").model)
+    covered = not unsupported_features(make(name, {}, "mjx").model)
     assert covered != name.startswith("Swimmer")
     assert isinstance(make(name, {}).physics, RigidPhysics) == covered
-    assert isinstance(make(name, {}, "mjx").physics, physics.Physics)
+    assert isinstance(make(name, {}, "mjx").physics, dynamics.Physics)
 
 
 def test_a_policy_is_scored_in_the_real_environment(
@@ -244,7 +249,7 @@ def test_every_command_that_plays_a_task_has_the_options_of_its_run(
     meta = {"time_limit": 40, "env_args": {"reset_noise_scale": 0.02}}
     policy = replace(load_policy(POLICIES / f"{name}.npz"), meta=meta)
     save_policy(policy, tmp_path / "policy_best.npz")
-    config, _ = evaluate_run.load(run, "best")
+    config, _ = eval_command.load(run, "best")
     spec = score.make(name, config).spec
     assert (spec.max_episode_steps, spec.kwargs["reset_noise_scale"]) == (40, 0.02)
     assert "reset_noise_scale" not in score.make("InvertedPendulum-v4", config).spec.kwargs
@@ -252,7 +257,7 @@ def test_every_command_that_plays_a_task_has_the_options_of_its_run(
 
     assert score.main([run, "--episodes=3", "--processes=1"]) == 0
     assert capsys.readouterr().out.count("length 40,") == 2
-    assert evaluate_run.main([run, "--episodes=3"]) == 0
+    assert eval_command.main([run, "--episodes=3"]) == 0
     assert capsys.readouterr().out.count("length 40,") == 1
     task, episodes = episodes_of(config, [policy], [""], 1000.0, 0)
     assert [len(episode.rewards) for episode in episodes] == [40]

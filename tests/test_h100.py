@@ -17,16 +17,18 @@ import pytest
 from packaging.requirements import Requirement
 from toy import Toy
 
-from td3_brax import aot, replay, shards
-from td3_brax import loop as program
-from td3_brax.bench.counts import compare, counts_of
-from td3_brax.bench.graphs import compile_listed
-from td3_brax.config import GYMNASIUM_TASKS
-from td3_brax.envs import gymnasium
-from td3_brax.envs.brax import BraxTask
-from td3_brax.plan import tree_bytes
+from td3_brax.algorithm import build, replay, shards
+from td3_brax.algorithm import loop as program
+from td3_brax.algorithm.state import Replay, TrainState
+from td3_brax.commands.bench import aot
+from td3_brax.commands.bench.counts import compare, counts_of
+from td3_brax.commands.bench.graphs import compile_listed
+from td3_brax.envs.state import Transition
+from td3_brax.envs.tasks import gymnasium
+from td3_brax.envs.tasks.brax import BraxTask
+from td3_brax.names import GYMNASIUM_TASKS
 from td3_brax.presets import resolve
-from td3_brax.state import Replay, TrainState, Transition
+from td3_brax.runs.memory import tree_bytes
 
 BASELINE = Path(__file__).parent / "h100" / f"{jax.__version__}.json"
 """What `td3-brax bench --compile-for h100 --json` says with ``OPTIONS`` on this JAX, one of those that the
@@ -59,8 +61,8 @@ class Chunk:
 @pytest.fixture(scope="module")
 def chunk() -> Chunk:
     config = resolve(OPTIONS, "gpu")
-    loop = program.build(config, BraxTask("ant"))
-    state = jax.eval_shape(lambda: program.start(loop, [config]))
+    loop = build.build(config, BraxTask("ant"))
+    state = jax.eval_shape(lambda: build.start(loop, [config]))
     compiled, submissions = compile_listed(loop.train_chunk, (state,), donate_argnums=0)
     return Chunk(loop, state, compiled, submissions, aot.count(compiled))
 
@@ -142,8 +144,8 @@ def test_four_gpus_reduce_once_per_update() -> None:
     """Critics' gradients with each update; its own gradients and the targets' extremes with an actor's."""
     small = {"num_envs": 64, "batch_size": 256, "hidden_sizes": (64, 64), "replay_capacity": 8192}
     config = resolve(small | {"report_every": 2048, "updates_per_env_step": 4 / 64, "devices": 4}, "gpu")
-    loop = program.build(config, Toy(30.0))
-    state = jax.eval_shape(program.jit_init(loop, config))
+    loop = build.build(config, Toy(30.0))
+    state = jax.eval_shape(build.jit_init(loop, config))
     specs = shards.STATE, (shards.STATE, shards.ALIKE)
     counts = aot.count(
         aot.compile_for(
@@ -169,8 +171,8 @@ def test_four_gpus_reduce_once_per_update() -> None:
 def test_an_update_is_at_most_35_operations(preset: str, num_envs: int, report_every: int) -> None:
     """Of the critics, with its share of the actor's, what draws its batch and looks at its gradients."""
     config = resolve({"preset": preset, "num_envs": num_envs, "report_every": report_every}, "gpu")
-    loop = program.build(config, Toy(30.0))
-    state = jax.eval_shape(lambda: program.start(loop, [config]))
+    loop = build.build(config, Toy(30.0))
+    state = jax.eval_shape(lambda: build.start(loop, [config]))
     counts = aot.count(aot.compile_for(loop.train_chunk, (state,), donate_argnums=0))
     assert counts.by_scope["learn"] / loop.schedule.total_updates <= 35
     assert counts.large(tree_bytes(state.replay.rows) // 2) == ()
@@ -180,8 +182,8 @@ def test_members_share_a_ring_that_is_never_turned_around() -> None:
     """A ring that the compiler lays out otherwise inside of the chunk is copied at its start and end."""
     small = {"num_envs": 64, "batch_size": 64, "hidden_sizes": (16, 16), "replay_capacity": 32_768}
     config = resolve(small | {"report_every": 1024, "updates_per_env_step": 2 / 64}, "gpu")
-    loop = program.build(config, Toy(30.0))
-    state = jax.eval_shape(lambda: program.start(loop, [config] * 10))
+    loop = build.build(config, Toy(30.0))
+    state = jax.eval_shape(lambda: build.start(loop, [config] * 10))
     counts = aot.count(aot.compile_for(loop.train_chunk, (state,), donate_argnums=0))
     ring = tree_bytes(state.replay.rows)
     assert counts.large(ring // 2) == ()

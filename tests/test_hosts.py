@@ -20,11 +20,13 @@ from said import names
 from test_resume import assert_same_run, lines, untimed
 from test_run import MODULE, OPTIONS, make_run, wait_for
 
-from td3_brax import checkpoint, fit, folder, hosts
-from td3_brax.config import Config, ConfigError
-from td3_brax.device import on_devices
-from td3_brax.envs.mjx import mjx
-from td3_brax.signals import PREEMPTED
+from td3_brax import fit
+from td3_brax.config import Config
+from td3_brax.envs.physics.mjx.patched import mjx
+from td3_brax.option import ConfigError
+from td3_brax.runs import checkpoint, files, hosts, resuming
+from td3_brax.runs.device import on_devices
+from td3_brax.runs.signals import PREEMPTED
 
 RUN = [*MODULE, *OPTIONS, "--total_env_steps=12800", "--eval_every=2560", "--checkpoint_every_min=0.01"]
 RUN += ["--seed=5", "--devices=2"]
@@ -227,10 +229,10 @@ def test_runs_of_their_own_in_one_srun_do_not_meet(tmp_path: Path, monkeypatch: 
 
 def test_all_devices_may_be_said_again_where_a_run_goes_on(tmp_path: Path) -> None:
     """The folder knows how many they were; whether as many are there is found out later."""
-    folder.write_config(tmp_path, Config(devices=4))
-    assert folder.options(tmp_path, {"devices": 0})["devices"] == 4
+    files.write_config(tmp_path, Config(devices=4))
+    assert resuming.options(tmp_path, {"devices": 0})["devices"] == 4
     with pytest.raises(ConfigError, match="devices"):
-        folder.options(tmp_path, {"devices": 2})
+        resuming.options(tmp_path, {"devices": 2})
 
 
 def test_a_number_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

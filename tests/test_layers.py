@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td3_brax import aot
-from td3_brax.layers import MANY_ROWS, ROWS_SUMMED
-from td3_brax.networks import Actor, Critic, apply, apply_first, in_kernels, pack, unpack
+from td3_brax.algorithm.apply import apply, apply_first, in_kernels
+from td3_brax.algorithm.networks import Actor, Critic
+from td3_brax.algorithm.packing import pack, unpack
+from td3_brax.commands.bench import aot
+from td3_brax.kernels.layers import MANY_ROWS, ROWS_SUMMED
 
 OBS, ACTION, ROWS = 11, 5, 64
 NETWORKS = {

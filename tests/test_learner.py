@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td3_brax import learner
-from td3_brax.learner import TD3, averaging_step
-from td3_brax.networks import Actor, Critic, in_kernels, unpack
-from td3_brax.state import Batch, Hyper
+from td3_brax.algorithm import learner
+from td3_brax.algorithm.apply import in_kernels
+from td3_brax.algorithm.learner import TD3, averaging_step
+from td3_brax.algorithm.networks import Actor, Critic
+from td3_brax.algorithm.packing import unpack
+from td3_brax.algorithm.state import Batch, Hyper
 
 OBS, ACTION, HIDDEN, BATCH, UPDATES = 5, 3, (16, 12), 32, 50
 HYPER = {

@@ -8,12 +8,12 @@ import jax
 import numpy as np
 import pytest
 
-from td3_brax import loop as loops
+from td3_brax.algorithm import build
+from td3_brax.algorithm.evaluate import greedy_returns
+from td3_brax.algorithm.learner import TD3
 from td3_brax.config import Config
-from td3_brax.envs.brax import BraxTask
+from td3_brax.envs.tasks.brax import BraxTask
 from td3_brax.envs.vector import VectorEnv
-from td3_brax.evaluate import greedy_returns
-from td3_brax.learner import TD3
 
 CONFIG = Config(
     env="inverted_pendulum",
@@ -41,8 +41,8 @@ def learn(seed: int) -> tuple[float, float]:
     """Greedy return (at most 50), and the critics' mean value of what was replayed last."""
     config = replace(CONFIG, seed=seed)
     task = BraxTask(config.env, config.backend)
-    loop = loops.build(config, task)
-    state = jax.jit(lambda: loops.start(loop, [config]))()
+    loop = build.build(config, task)
+    state = jax.jit(lambda: build.start(loop, [config]))()
     chunk = jax.jit(loop.train_chunk, donate_argnums=0)
     for _ in range(loop.schedule.chunks):
         state, metrics = chunk(state)

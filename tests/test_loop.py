@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from toy import Toy
 
-from td3_brax import loop as loops
-from td3_brax.config import Config, ConfigError
-from td3_brax.networks import init_obs_stats, normalize, update_obs_stats
-from td3_brax.plan import check_program, check_state, tree_bytes
-from td3_brax.shards import split
+from td3_brax.algorithm import build
+from td3_brax.algorithm import loop as loops
+from td3_brax.algorithm.obs_stats import init_obs_stats, normalize, update_obs_stats
+from td3_brax.algorithm.shards import split
+from td3_brax.config import Config
+from td3_brax.option import ConfigError
+from td3_brax.runs.memory import check_program, check_state, tree_bytes
 
 SMALL = {
     "env": "ant",  # a name the options know; the task itself is the toy
@@ -36,8 +38,8 @@ SMALL = {
 def start(**changes):
     """The compiled chunk, the first state, and the loop."""
     config = Config(**(SMALL | changes))
-    loop = loops.build(config, Toy(30.0))
-    state = loops.start(loop, [config])
+    loop = build.build(config, Toy(30.0))
+    state = build.start(loop, [config])
     return jax.jit(loop.train_chunk, donate_argnums=0), state, loop
 
 
@@ -73,9 +75,9 @@ def test_one_chunk_twice_traces_once():
             return super().step(state, action)
 
     config = Config(**SMALL)
-    loop = loops.build(config, Counting(30.0))
+    loop = build.build(config, Counting(30.0))
     chunk = jax.jit(loop.train_chunk, donate_argnums=0)
-    state = loops.start(loop, [config])
+    state = build.start(loop, [config])
     state, _ = chunk(state)
     traced = len(traces)
     for _ in range(3):
@@ -210,8 +212,8 @@ def test_a_single_environment_explores(monkeypatch):
     monkeypatch.setattr(loops.collect, "explore", spied)
     for num_envs, places in ((1, [0.5]), (4, [0.125, 0.375, 0.625, 0.875])):
         config = Config(**(SMALL | {"num_envs": num_envs}))
-        loop = loops.build(config, Toy(30.0))
-        loop.collect(loops.start(loop, [config]))
+        loop = build.build(config, Toy(30.0))
+        loop.collect(build.start(loop, [config]))
         np.testing.assert_allclose(given.pop(), places)
 
 
@@ -290,13 +292,13 @@ def test_too_little_memory_is_said_before_compiling_and_before_allocating(monkey
     device = jax.devices()[0]
     check_state(state, split(1), device)
     there = tree_bytes(state) // 2
-    monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: there)
+    monkeypatch.setattr("td3_brax.runs.memory.device_bytes", lambda _: there)
     with pytest.raises(ConfigError, match=r"--replay_capacity=1000000: .* GB") as caught:
         check_state(state, split(1), device)
     (suggested,) = (n for n in map(int, re.findall(r"\b\d{4,}\b", str(caught.value))) if n != 1_000_000)
     _, smaller, _ = start(replay_capacity=suggested)
     check_state(smaller, split(1), device)
-    monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: tree_bytes(state) + 10)
+    monkeypatch.setattr("td3_brax.runs.memory.device_bytes", lambda _: tree_bytes(state) + 10)
     with pytest.raises(ConfigError, match=r"\d GB .*num_envs"):
         check_program(state, 11, split(1), device)
     check_program(state, 10, split(1), device)

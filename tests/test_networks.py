@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td3_brax.networks import WIDE, Actor, Critic, LayerNorm, apply, product, tanh
+from td3_brax.algorithm.apply import apply
+from td3_brax.algorithm.matmul import WIDE, product
+from td3_brax.algorithm.networks import Actor, Critic, LayerNorm, tanh
 
 
 def rounded(x: np.ndarray) -> np.ndarray:

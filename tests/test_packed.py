@@ -24,13 +24,13 @@ from test_resume import untimed
 from test_run import same_policies, wait_for
 from test_wandb import sent, written
 
-from td3_brax import device, folder
 from td3_brax.cli import parse_train
+from td3_brax.commands.sweep import agents, file, run
+from td3_brax.commands.sweep.file import SweepError
 from td3_brax.config import Config
 from td3_brax.presets import PLATFORMS, resolve
-from td3_brax.record import POLICIES
-from td3_brax.sweep import agents, file, journal, run
-from td3_brax.sweep.file import SweepError
+from td3_brax.runs import device, files, folder, journal
+from td3_brax.runs.record import POLICIES
 
 SMALL: dict[str, Any] = {
     "env": "inverted_pendulum",
@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 QUICK = """
 import sys
-from td3_brax.sweep import agents, run
+from td3_brax.commands.sweep import agents, run
 agents.HEARTBEAT_S = 0.2
 sys.exit(run.main(sys.argv[1:]))
 """
@@ -480,7 +480,7 @@ def test_a_lost_journal_trains_nobody_anew(
 def test_a_member_that_diverged_has_ended_by_its_own_folder(tmp_path: Path) -> None:
     out = tmp_path / "001"
     out.mkdir()
-    folder.write_config(out, Config(**SMALL | {"hidden_sizes": (16, 16), "env": "ant"}))
+    files.write_config(out, Config(**SMALL | {"hidden_sizes": (16, 16), "env": "ant"}))
     last = {"env_steps": 128, "wall_s": 1.0, "update/skipped": 3}
     (out / "metrics.jsonl").write_text(json.dumps(last) + "\n")
     lost = journal.Journal(tmp_path)

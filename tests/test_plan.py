@@ -10,11 +10,12 @@ import pytest
 from said import names
 from test_run import OPTIONS, exit_code
 
-from td3_brax import loop, plan_run
+from td3_brax.algorithm import build
 from td3_brax.cli import parse_options, train_parser
-from td3_brax.envs.brax import BraxTask
-from td3_brax.plan import workspace_bytes
+from td3_brax.commands import plan
+from td3_brax.envs.tasks.brax import BraxTask
 from td3_brax.presets import resolve
+from td3_brax.runs.memory import workspace_bytes
 
 CONFIGS = {
     "one device": ["--devices=1", "--num_atoms=1"],
@@ -39,12 +40,12 @@ def test_the_plan_is_what_the_run_holds(
         compiled.append(program)
         return workspace_bytes(program)
 
-    monkeypatch.setattr("td3_brax.plan.workspace_bytes", noted)
-    assert plan_run.main(argv) == 0
+    monkeypatch.setattr("td3_brax.runs.memory.workspace_bytes", noted)
+    assert plan.main(argv) == 0
     printed = capsys.readouterr().out
     config = resolve(parse_options(train_parser(), argv)[0], "cpu")
-    program = loop.build(config, BraxTask(config.env, config.backend), side_by_side=False)
-    state = loop.jit_init(program, config)()
+    program = build.build(config, BraxTask(config.env, config.backend), side_by_side=False)
+    state = build.jit_init(program, config)()
     state, _ = compiled[0](state)  # the program that was planned for is the one that runs
     device = jax.devices()[0]
     live = sum(
@@ -67,17 +68,17 @@ def raw(leaf: jax.Array) -> jax.Array:
 def test_what_does_not_fit_is_said_with_the_largest_replay_that_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("td3_brax.plan.device_bytes", lambda _: 400_000_000)
-    assert plan_run.main([*OPTIONS, "--replay_capacity=5e7"]) == 1
+    monkeypatch.setattr("td3_brax.runs.memory.device_bytes", lambda _: 400_000_000)
+    assert plan.main([*OPTIONS, "--replay_capacity=5e7"]) == 1
     printed = capsys.readouterr().out
     most = re.search(r"--replay_capacity=(\d+)", printed)
     assert most
-    assert plan_run.main([*OPTIONS, f"--replay_capacity={most.group(1)}"]) == 0
+    assert plan.main([*OPTIONS, f"--replay_capacity={most.group(1)}"]) == 0
 
 
 def test_for_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--env=inverted_pendulum", "--backend=spring", "--num_envs=64", "--batch_size=64"]
-    assert plan_run.main([*small, "--hidden_sizes=[32,32]", "--gpu=h100"]) == 0
+    assert plan.main([*small, "--hidden_sizes=[32,32]", "--gpu=h100"]) == 0
     printed = capsys.readouterr().out
     assert names(printed, ["1", "h100", "h100"])
     assert said(printed, "there") == pytest.approx(60)
@@ -94,7 +95,7 @@ def test_bad_options_are_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert exit_code(plan_run.main, argv) == 2
+    assert exit_code(plan.main, argv) == 2
     line = capsys.readouterr().err
     assert names(line, words)
     assert len(line.splitlines()) == 1

@@ -25,12 +25,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from td3_brax import Policy, PolicyError, evaluate_run, load_policy
+from td3_brax import Policy, PolicyError, load_policy
+from td3_brax.algorithm.networks import Actor
+from td3_brax.algorithm.obs_stats import normalize
+from td3_brax.algorithm.state import ObsStats
+from td3_brax.commands import eval as eval_command
 from td3_brax.config import Config
-from td3_brax.networks import Actor, normalize
 from td3_brax.policy import save_policy
-from td3_brax.program import Program
-from td3_brax.state import ObsStats
+from td3_brax.runs.program import Program
 
 OBS, ACTION, HIDDEN = 5, 3, (16, 8)
 LOW = np.array([-2.0, 0.0, 10.0], np.float32)
@@ -350,7 +352,7 @@ def test_damage_anywhere_is_refused_or_harmless(
 def eval_refusal(run: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """The line with which ``td3-brax eval`` refuses the folder ``run``."""
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    assert evaluate_run.main([str(run), "--episodes=2"]) == 2
+    assert eval_command.main([str(run), "--episodes=2"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
     assert len(printed.err.splitlines()) == 1

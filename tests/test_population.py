@@ -13,12 +13,11 @@ from test_loop import SMALL, bits
 from test_shards import as_double
 from toy import Toy
 
-from td3_brax import loop as loops
-from td3_brax import shards
+from td3_brax.algorithm import build, shards
+from td3_brax.algorithm.population import make_hyper, make_hypers, make_keys
+from td3_brax.algorithm.state import Hyper
 from td3_brax.config import FIELDS, Config
-from td3_brax.envs.brax import BraxTask
-from td3_brax.population import make_hyper, make_hypers, make_keys
-from td3_brax.state import Hyper
+from td3_brax.envs.tasks.brax import BraxTask
 
 NOW = SMALL | {"warmup_env_steps": 0}
 CONFIGS = [
@@ -46,7 +45,7 @@ def test_every_option_that_varies_is_data_of_the_program() -> None:
 def test_members_are_what_they_would_be_alone(side_by_side: bool) -> None:
     """Four members: a vector step and 52 updates of each, in x64 to 1e-9."""
     with jax.enable_x64(True):
-        loop = loops.build(CONFIGS[0], Toy(30.0), side_by_side)
+        loop = build.build(CONFIGS[0], Toy(30.0), side_by_side)
 
         # Compiled once for four members and once for one, whose options are data.
         @jax.jit
@@ -85,7 +84,7 @@ def test_a_step_of_ant_is_what_it_would_be_alone() -> None:
 
     @functools.partial(jax.jit, static_argnums=2)
     def step(keys, hypers, side_by_side):
-        loop = loops.build(configs[0], task, side_by_side)
+        loop = build.build(configs[0], task, side_by_side)
         state, _ = loop.collect(loop.refill(loop.init(keys, hypers)))
         return state.replay.rows[:4], state.members.env.obs
 
@@ -101,7 +100,7 @@ def test_a_step_of_ant_is_what_it_would_be_alone() -> None:
 def test_a_freed_place_takes_a_new_member(devices: int) -> None:
     """It is as if it had been there from the start; the others notice nothing; nothing is compiled again."""
     layout = shards.spread(devices)
-    loop = loops.build(CONFIGS[0], Toy(30.0), side_by_side=False)
+    loop = build.build(CONFIGS[0], Toy(30.0), side_by_side=False)
     traces = []
 
     def chunk(state):
@@ -114,7 +113,7 @@ def test_a_freed_place_takes_a_new_member(devices: int) -> None:
     )
 
     def start(configs):
-        state = loops.start(loop, configs)
+        state = build.start(loop, configs)
         return state if devices == 1 else jax.device_put(state, chunk_shardings(state))
 
     def chunk_shardings(state):
@@ -145,9 +144,9 @@ def test_members_over_devices_are_members_on_one(side_by_side: bool) -> None:
     """Whole members on two devices, with nothing between them; a chunk, in x64 to 1e-9."""
     with jax.enable_x64(True):
         layout = shards.spread(2)
-        loop = loops.build(CONFIGS[0], Toy(30.0), side_by_side)
+        loop = build.build(CONFIGS[0], Toy(30.0), side_by_side)
         chunk = shards.jit(loop.train_chunk, 2, (layout.state,), (layout.state, layout.members))
-        state = as_double(loops.start(loop, CONFIGS))
+        state = as_double(build.start(loop, CONFIGS))
         compiled = chunk.lower(state).compile()
         text = compiled.as_text()
         for word in ("all-reduce(", "all-reduce-start(", "all-gather(", "collective-permute("):

@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 from said import names
 
+from td3_brax.algorithm.evaluate import greedy_returns
+from td3_brax.commands.render import run, viewer
+from td3_brax.commands.render.episodes import Episode, play
+from td3_brax.commands.render.scene import look, poses, rotation, shown
 from td3_brax.config import Config
 from td3_brax.envs.registry import make_task
-from td3_brax.evaluate import greedy_returns
-from td3_brax.folder import write_config
 from td3_brax.policy import Policy, save_policy
-from td3_brax.render import run, viewer
-from td3_brax.render.episodes import Episode, play
-from td3_brax.render.scene import look, poses, rotation, shown
+from td3_brax.runs.files import write_config
 
 POLE = Config(env="InvertedPendulum-v5", hidden_sizes=(8,), time_limit=60, normalize_obs=True)
 
@@ -143,12 +143,12 @@ ROBOTS = {
 }
 DRAW = """
 import sys
-from td3_brax.render import run
+from td3_brax.commands.render import run
 import os
 os.environ["MUJOCO_GL"] = run.graphics()
 import dataclasses, mujoco, numpy as np
-from td3_brax.render import film
-from td3_brax.render.scene import look, poses
+from td3_brax.commands.render import film
+from td3_brax.commands.render.scene import look, poses
 for text in sys.argv[1:]:
     model = mujoco.MjModel.from_xml_string(text)
     scene = look(model)
@@ -199,7 +199,7 @@ def test_a_film_shows_any_robot() -> None:
 @pytest.mark.parametrize("name", ["of meshes", "on hills"])
 def test_a_films_surfaces_are_where_the_robots_are(name: str) -> None:
     """MuJoCo's compiler moves the vertices of a mesh."""
-    from td3_brax.render import film
+    from td3_brax.commands.render import film
 
     scene = look(robot(name))
     staged = film.stage(scene)
@@ -212,7 +212,7 @@ def test_a_films_surfaces_are_where_the_robots_are(name: str) -> None:
 
 def test_speed_is_said_of_what_travels() -> None:
     """Metres per second, where a robot as a whole goes along x."""
-    from td3_brax.render import film
+    from td3_brax.commands.render import film
 
     names = {"Ant-v5": True, "HalfCheetah-v5": True, "InvertedPendulum-v5": True, "Reacher-v5": False}
     for env, travels in names.items():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from td3_brax import replay
-from td3_brax.state import Transition
+from td3_brax.algorithm import replay
+from td3_brax.envs.state import Transition
 
 OBS, ACTION = 3, 2
 

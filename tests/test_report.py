@@ -22,14 +22,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from td3_brax.commands.report import paper, run, stats
+from td3_brax.commands.report.algorithms import ALGORITHMS
+from td3_brax.commands.report.figures import smooth
+from td3_brax.commands.report.groups import group
+from td3_brax.commands.report.runs import Run, find
 from td3_brax.config import FIELDS
 from td3_brax.presets import resolve
-from td3_brax.report import run, stats
-from td3_brax.report.figures import smooth
-from td3_brax.report.groups import group
-from td3_brax.report.runs import Run, find
-from td3_brax.reproduce import paper
-from td3_brax.reproduce.algorithms import ALGORITHMS
 
 RNG = np.random.default_rng(0)
 

@@ -18,10 +18,11 @@ from said import names
 from test_run import wait_for
 from test_wandb import kept
 
-from td3_brax.config import PRESETS, Config
+from td3_brax.commands.report.algorithms import ALGORITHMS, algorithm_of
+from td3_brax.commands.reproduce import run
+from td3_brax.config import Config
+from td3_brax.names import PRESETS
 from td3_brax.presets import resolve
-from td3_brax.reproduce import run
-from td3_brax.reproduce.algorithms import ALGORITHMS, algorithm_of
 
 SMALL = [
     "--envs=InvertedPendulum-v4",
@@ -232,5 +233,5 @@ def test_episodes_of_many_environments_begin_as_evenly_as_of_one(
     options: dict[str, Any], spread: bool, tmp_path: Path
 ) -> None:
     plan = run.Plan("paper", 1000, False, "cpu", options)
-    (part,) = run.parts(run.Asked(["Hopper-v4"], ["td3"], 1, 1000), plan, tmp_path)
+    (part,) = run.parts(options.Asked(["Hopper-v4"], ["td3"], 1, 1000), plan, tmp_path)
     assert part.jobs[0].config.spread_phases == spread

@@ -21,13 +21,15 @@ import pytest
 from said import names
 from test_run import MODULE, OPTIONS, make_run, read_reports, same_policies, started, wait_for
 
-from td3_brax import checkpoint, folder, loop, signals, train
+from td3_brax import train
+from td3_brax.algorithm import loop
+from td3_brax.algorithm.learner import TD3
+from td3_brax.algorithm.networks import Actor, Critic
+from td3_brax.algorithm.population import make_hyper
+from td3_brax.algorithm.state import Batch
 from td3_brax.config import Config
-from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic
-from td3_brax.population import make_hyper
-from td3_brax.record import POLICIES
-from td3_brax.state import Batch
+from td3_brax.runs import checkpoint, folder, signals
+from td3_brax.runs.record import POLICIES
 
 LONG = ["--total_env_steps=38400", "--eval_every=2560", "--checkpoint_every_min=0.005"]
 
@@ -316,7 +318,7 @@ def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.Monk
                 return jax.tree.unflatten(structure, leaves)
             return tree
 
-        monkeypatch.setattr("td3_brax.learner.mean", poisoned)
+        monkeypatch.setattr("td3_brax.algorithm.learner.mean", poisoned)
     after, stats = td3.update_block(learner, make_hyper(Config()), batch, normal(2), jnp.bool_(True))
 
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, after, learner)))

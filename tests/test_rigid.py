@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 from visits import percentile
 
-from td3_brax.config import GYMNASIUM_TASKS, Config, ConfigError
-from td3_brax.envs import gymnasium
-from td3_brax.envs.brax import BraxTask, model_of
-from td3_brax.envs.mjx import mjx, precise
-from td3_brax.envs.physics import State
-from td3_brax.envs.quiet import quiet
-from td3_brax.envs.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics
-from td3_brax.envs.rigid.steps import BLOCK, Steps
+from td3_brax.config import Config
+from td3_brax.envs.physics.mjx.dynamics import State
+from td3_brax.envs.physics.mjx.patched import mjx, precise
+from td3_brax.envs.physics.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics
+from td3_brax.envs.physics.rigid.steps import BLOCK, Steps
+from td3_brax.envs.suppress import quiet
+from td3_brax.envs.tasks import gymnasium
+from td3_brax.envs.tasks.brax import BraxTask, model_of
+from td3_brax.names import GYMNASIUM_TASKS
+from td3_brax.option import ConfigError
 
 CRAB = """
 <mujoco>

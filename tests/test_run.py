@@ -26,12 +26,13 @@ import numpy as np
 import pytest
 from said import names
 
-from td3_brax import evaluate_run, load_policy, train
+from td3_brax import load_policy, train
+from td3_brax.algorithm.evaluate import greedy_returns
+from td3_brax.commands import eval as eval_command
 from td3_brax.config import FIELDS
-from td3_brax.envs.brax import BraxTask
-from td3_brax.evaluate import greedy_returns
-from td3_brax.program import Program
-from td3_brax.record import POLICIES
+from td3_brax.envs.tasks.brax import BraxTask
+from td3_brax.runs.program import Program
+from td3_brax.runs.record import POLICIES
 
 ROOT = Path(train.__file__).parent.parent
 MODULE = [sys.executable, "-m", "td3_brax.train"]
@@ -215,7 +216,7 @@ def test_the_reports_are_complete_and_true(first: Run) -> None:
 
 def test_the_best_policy_is_scored_once_more_on_episodes_that_no_evaluation_had(first: Run) -> None:
     """The greatest of many noisy returns is above what that policy earns."""
-    config, policy = evaluate_run.load(str(first.out), "best")
+    config, policy = eval_command.load(str(first.out), "best")
     task = BraxTask(config.env)
     own = jax.random.key(config.seed + 2**31)
 
@@ -314,7 +315,7 @@ def test_an_unwritable_folder_is_refused_before_compiling(
 def test_eval_scores_a_run(first: Run, capsys: pytest.CaptureFixture[str]) -> None:
     def scored() -> tuple[float, float, float, float, float]:
         before = {path: path.read_bytes() for path in first.out.rglob("*") if path.is_file()}
-        assert evaluate_run.main([str(first.out), "--episodes=16"]) == 0
+        assert eval_command.main([str(first.out), "--episodes=16"]) == 0
         line = capsys.readouterr().out
         found = re.search(
             r"return ([\d.]+) \+- ([\d.]+), 95% interval \[([\d.]+), ([\d.]+)\], length ([\d.]+), 16 epi",

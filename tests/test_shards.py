@@ -12,21 +12,23 @@ import pytest
 from test_loop import SMALL, bits
 from toy import Toy
 
-from td3_brax import loop as loops
-from td3_brax import shards
-from td3_brax.config import Config, ConfigError
-from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic, init_obs_stats, update_obs_stats
-from td3_brax.plan import tree_bytes
-from td3_brax.population import make_hyper
-from td3_brax.state import Batch
+from td3_brax.algorithm import build, shards
+from td3_brax.algorithm import loop as loops
+from td3_brax.algorithm.learner import TD3
+from td3_brax.algorithm.networks import Actor, Critic
+from td3_brax.algorithm.obs_stats import init_obs_stats, update_obs_stats
+from td3_brax.algorithm.population import make_hyper
+from td3_brax.algorithm.state import Batch
+from td3_brax.config import Config
+from td3_brax.option import ConfigError
+from td3_brax.runs.memory import tree_bytes
 
 START = SMALL | {"warmup_env_steps": 0, "num_envs": 8, "exploration_noise_spread": 0.3}
 
 
 def make(**changes):
     config = Config(**(START | changes))
-    return config, loops.build(config, Toy(30.0))
+    return config, build.build(config, Toy(30.0))
 
 
 def as_double(tree):
@@ -65,7 +67,7 @@ def test_shards_on_devices_are_shards_on_one_device(count, num_atoms):
 
             return jax.lax.scan(round_of_updates, state, length=8)
 
-        start = loops.jit_init(loop, config)()
+        start = build.jit_init(loop, config)()
         spread, _ = shards.jit(run, count, (shards.STATE,), (shards.STATE, shards.SPLIT))(start)
         parts, axes = apart(jax.device_get(start), count)
         one_by_one = jax.vmap(run, in_axes=(axes,), out_axes=0, axis_name=shards.AXIS)
@@ -125,8 +127,8 @@ def test_observation_statistics_are_those_of_all_shards():
 def test_a_whole_chunk_over_devices():
     """Each shard explores by itself, all count together, the state stays where it is, and it repeats."""
     config, loop = make(devices=4, exploration_noise=0.0, report_every=512, warmup_env_steps=64)
-    start = loops.jit_init(loop, config)
-    chunk = loops.jit_chunk(loop)
+    start = build.jit_init(loop, config)
+    chunk = build.jit_chunk(loop)
     state, metrics = chunk(start())
     assert metrics.env_steps.tolist() == [512]
     assert metrics.updates.tolist() == [(512 - 64) * config.updates_per_env_step]
@@ -152,7 +154,7 @@ def test_places_of_environments_go_on_from_shard_to_shard(monkeypatch):
 
     monkeypatch.setattr(loops.collect, "explore", spied)
     config, loop = make(devices=4, report_every=64)
-    jax.block_until_ready(loops.jit_chunk(loop)(loops.jit_init(loop, config)()))
+    jax.block_until_ready(build.jit_chunk(loop)(build.jit_init(loop, config)()))
     jax.effects_barrier()
     np.testing.assert_allclose(
         np.concatenate([places[i] for i in range(4)]), (np.arange(8) + 0.5) / 8, rtol=1e-6
@@ -161,8 +163,8 @@ def test_places_of_environments_go_on_from_shard_to_shard(monkeypatch):
 
 def test_one_reduction_per_update_and_every_buffer_donated():
     config, loop = make(devices=2, report_every=64, num_atoms=21, policy_delay=2)
-    shapes = jax.eval_shape(loops.jit_init(loop, config))
-    compiled = loops.jit_chunk(loop).lower(shapes).compile()
+    shapes = jax.eval_shape(build.jit_init(loop, config))
+    compiled = build.jit_chunk(loop).lower(shapes).compile()
     assert compiled.memory_analysis().alias_size_in_bytes == tree_bytes(shards.split(2).share(shapes))
     text = compiled.as_text()
     reductions = re.findall(r"\ball-reduce(?:-start)?\(", text)

@@ -12,7 +12,7 @@ import pytest
 from test_resume import untimed
 from test_run import MODULE, OPTIONS, read_reports
 
-from td3_brax import cache
+from td3_brax.runs import cache
 
 HEAVY = ("jax", "brax", "mujoco", "flax", "orbax", "wandb", "matplotlib", "IPython", "gymnasium")
 

@@ -14,9 +14,9 @@ import yaml
 from standin import StandIn
 from test_wandb import sent, written
 
+from td3_brax.algorithm.schedule import make_schedule
 from td3_brax.cli import parse_train
 from td3_brax.presets import PLATFORMS, resolve
-from td3_brax.schedule import make_schedule
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 FILES = sorted(SWEEPS.glob("*.yaml"))

@@ -11,13 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from td3_brax import loop as loops
-from td3_brax import values
+from td3_brax.algorithm import build, values
+from td3_brax.algorithm.learner import TD3
+from td3_brax.algorithm.networks import Actor, Critic
+from td3_brax.algorithm.state import Batch, Hyper, ValueScale
 from td3_brax.examples.own_task import SwingUp
-from td3_brax.learner import TD3
-from td3_brax.networks import Actor, Critic
 from td3_brax.presets import resolve
-from td3_brax.state import Batch, Hyper, ValueScale
 
 BATCH, OBS, ACTION, DELAY, BLOCKS = 64, 3, 1, 4, 20
 HYPER = {
@@ -177,9 +176,9 @@ def test_a_policy_does_not_depend_on_the_size_of_rewards():
     config = resolve(options, "cpu")
     actors, returns = [], []
     for scale in (1.0, 1024.0):
-        loop = loops.build(config, SwingUp(scale))
+        loop = build.build(config, SwingUp(scale))
         chunk = jax.jit(loop.train_chunk, donate_argnums=0)
-        state = loops.start(loop, [config])
+        state = build.start(loop, [config])
         for _ in range(3):
             state, metrics = chunk(state)
         assert metrics.update.made[0] == 256

@@ -16,17 +16,18 @@ import pytest
 from standin import StandIn
 from test_run import OPTIONS
 
-from td3_brax import signals, train, wandb_run
+from td3_brax import train
+from td3_brax.commands.reproduce import run as reproduce
+from td3_brax.commands.sweep import run as sweep_run
 from td3_brax.config import Config
-from td3_brax.reproduce import run as reproduce
-from td3_brax.sweep import run as sweep_run
-from td3_brax.wandb_run import WandbRun
+from td3_brax.runs import signals, wandb_run
+from td3_brax.runs.wandb_run import WandbRun
 
 IMPATIENT = """
 import sys
-import td3_brax.wandb_run
+import td3_brax.runs.wandb_run
 from td3_brax import train
-td3_brax.wandb_run.ANSWER_S = td3_brax.wandb_run.FINISH_S = 4.0
+td3_brax.runs.wandb_run.ANSWER_S = td3_brax.runs.wandb_run.FINISH_S = 4.0
 sys.exit(train.main(sys.argv[1:]))
 """
 LONG = "--total_env_steps=100_000_000"

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from said import names
 
-from td3_brax import tracking, train, words
-from td3_brax.config import FIELDS, show
+from td3_brax import train
+from td3_brax.commands.reproduce import options
+from td3_brax.commands.reproduce import run as reproduce
+from td3_brax.config import FIELDS
+from td3_brax.option import show
 from td3_brax.presets import PLATFORMS, resolve
-from td3_brax.reproduce import run as reproduce
+from td3_brax.runs import formatting, tracking
 
 
 def test_returns_of_any_size_keep_their_digits(capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,17 +27,17 @@ def test_returns_of_any_size_keep_their_digits(capsys: pytest.CaptureFixture[str
     display.show(report | scored)
     assert names(capsys.readouterr().out, ["0.0123", "0.0056"])
     values = {0.0: "0", 4.25: "4.25", 12.345: "12.3", 99.96: "100", 1234.6: "1,235", -0.5: "-0.500"}
-    assert {value: words.number(value) for value in values} == values
-    assert words.number(1e-9) == "1.00e-09"
-    assert words.number(float("nan")) == "nan"
-    assert words.spread(1000.0, 0.25) == "1,000 +- 0"
-    assert words.spread(0.0, 0.25) == "0.000 +- 0.250"
+    assert {value: formatting.number(value) for value in values} == values
+    assert formatting.number(1e-9) == "1.00e-09"
+    assert formatting.number(float("nan")) == "nan"
+    assert formatting.spread(1000.0, 0.25) == "1,000 +- 0"
+    assert formatting.spread(0.0, 0.25) == "0.000 +- 0.250"
 
 
 def test_counts_and_commands() -> None:
-    assert words.counted(1, "step") == "1 step"
-    assert words.counted(2000, "step") == "2,000 steps"
-    said = words.command("eval", Path("a folder") / "of mine")
+    assert formatting.counted(1, "step") == "1 step"
+    assert formatting.counted(2000, "step") == "2,000 steps"
+    said = formatting.command("eval", Path("a folder") / "of mine")
     assert shlex.split(said) == ["td3-brax", "eval", "a folder/of mine"]
 
 
@@ -111,8 +114,8 @@ def test_help_of_reproduce_gives_the_defaults_that_are_used(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     said = defaults(reproduce.main, capsys)
-    asked, options = reproduce.parse([])
-    plan = reproduce.Plan(asked.preset, asked.steps, asked.quick, "cpu", options)
+    asked, rest = options.parse([])
+    plan = reproduce.Plan(asked.preset, asked.steps, asked.quick, "cpu", rest)
     ant = next(part for part in reproduce.parts(asked, plan, tmp_path) if part.env == "Ant-v4")
     config = ant.jobs[0].config
     for name in set(FIELDS) & set(said) - {"preset", "out", "devices"}:

@@ -14,9 +14,9 @@ import mujoco
 import numpy as np
 import pytest
 
-from td3_brax.config import ConfigError
-from td3_brax.envs.playground import PlaygroundTask, own_observation
-from td3_brax.envs.wrapped import WrappedTask
+from td3_brax.envs.tasks.library import WrappedTask
+from td3_brax.envs.tasks.playground import PlaygroundTask, own_observation
+from td3_brax.option import ConfigError
 
 
 @flax.struct.dataclass

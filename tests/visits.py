@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax.envs.gymnasium import GymnasiumTask, make
-from td3_brax.envs.quiet import quiet
+from td3_brax.envs.suppress import quiet
+from td3_brax.envs.tasks.gymnasium import make
+from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask
 from td3_brax.policy import load_policy
 
 POLICIES = Path(__file__).parent / "policies"

@@ -1,1 +1,1 @@
-"""Tasks and the batching of them. Nothing here knows of learning."""
+"""Tasks, their physics, and environments that step together. Nothing here knows about learning."""

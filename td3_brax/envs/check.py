@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from td3_brax.config import ConfigError
 from td3_brax.envs.task import Step, Task
+from td3_brax.option import ConfigError
 
 METHODS = ("reset", "step", "shown")
 

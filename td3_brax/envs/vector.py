@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from td3_brax.envs.state import EnvState, EpisodeStats, Transition
 from td3_brax.envs.task import Task
-from td3_brax.state import EnvState, EpisodeStats, Transition
 
 
 def select(condition: jax.Array, new: Any, old: Any) -> Any:

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 
 import td3_brax
-from td3_brax.networks import Dense, LayerNorm
+from td3_brax.algorithm.networks import Dense, LayerNorm
 
 
 class Normalized(nn.Module):

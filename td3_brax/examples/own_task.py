@@ -9,7 +9,7 @@ import mujoco
 import numpy as np
 
 import td3_brax
-from td3_brax.envs.mjx import mjx
+from td3_brax.envs.physics.mjx.patched import mjx
 from td3_brax.envs.task import Step
 
 XML = """

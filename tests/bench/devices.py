@@ -15,12 +15,13 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 
-from td3_brax import aot, loop, shards
+from td3_brax.algorithm import build, shards
 from td3_brax.cli import parse_options, train_parser
-from td3_brax.device import prepare_jax
+from td3_brax.commands.bench import aot
 from td3_brax.envs.registry import make_task
-from td3_brax.plan import tree_bytes
 from td3_brax.presets import resolve
+from td3_brax.runs.device import prepare_jax
+from td3_brax.runs.memory import tree_bytes
 
 explicit, _ = parse_options(train_parser(), sys.argv[1:])
 prepare_jax()
@@ -29,9 +30,9 @@ task = make_task(config)
 titles = "devices", "operations", "MB written", "MB held", "collectives", "per update", "MB reduced"
 print(" ".join(f"{title:>12}" for title in titles), " (a chunk, each device)", flush=True)
 for devices in (1, 2, 4, 8):
-    program = loop.build(dataclasses.replace(config, devices=devices), task, side_by_side=False)
-    state = jax.eval_shape(loop.jit_init(program, config))
-    counts = aot.count(loop.jit_chunk(program).lower(state).compile())
+    program = build.build(dataclasses.replace(config, devices=devices), task, side_by_side=False)
+    state = jax.eval_shape(build.jit_init(program, config))
+    counts = aot.count(build.jit_chunk(program).lower(state).compile())
     reduced = [o for o in counts.details if o.kind.startswith("all-reduce")]
     learning = sum(o.times for o in reduced if o.scope == "learn") / program.schedule.total_updates
     row = (

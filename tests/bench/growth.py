@@ -38,26 +38,27 @@ COLUMNS = {
 
 def measure(axis: str, value: int) -> dict[str, Any]:
     """One point, in this process."""
-    from td3_brax.device import accelerated, platform, prepare_jax
+    from td3_brax.runs.device import accelerated, platform, prepare_jax
 
     work = BASE | {axis: value}
     prepare_jax(devices=work["devices"])
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
-    from td3_brax import loop, plan, shards
+    from td3_brax.algorithm import build, shards
     from td3_brax.envs.registry import make_task
     from td3_brax.presets import resolve
+    from td3_brax.runs import memory
 
     envs, devices = work["envs"], work["devices"]
     steps = max(8, min(256, 8192 // envs))
     options = {"num_envs": envs, "replay_capacity": work["replay"], "devices": devices}
     options |= {"updates_per_env_step": 1 / envs, "report_every": steps * envs, "warmup_env_steps": 0}
     config = resolve(options, platform())
-    program = loop.build(config, make_task(config), side_by_side=accelerated())
+    program = build.build(config, make_task(config), side_by_side=accelerated())
     members = [dataclasses.replace(config, seed=seed) for seed in range(work["members"])]
     specs = (shards.STATE,), (shards.STATE, shards.ALIKE)
-    init = shards.jit(lambda: loop.start(program, members), devices, (), shards.STATE)
+    init = shards.jit(lambda: build.start(program, members), devices, (), shards.STATE)
     state = init()
     began = time.perf_counter()
     chunk = shards.jit(program.train_chunk, devices, *specs, donate_argnums=(0,)).lower(state).compile()
@@ -72,8 +73,8 @@ def measure(axis: str, value: int) -> dict[str, Any]:
         "value": value,
         "device": jax.devices()[0].device_kind,
         "compile_s": compiled,
-        "state_mb": plan.tree_bytes(state) / 1e6,
-        "workspace_mb": plan.workspace_bytes(chunk) / 1e6,
+        "state_mb": memory.tree_bytes(state) / 1e6,
+        "workspace_mb": memory.workspace_bytes(chunk) / 1e6,
         "vector_step_ms": 1e3 * vector_step,
         "env_steps_per_s": envs * len(members) / vector_step,
     }

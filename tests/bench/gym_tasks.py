@@ -10,7 +10,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from td3_brax.device import prepare_jax
+from td3_brax.runs.device import prepare_jax
 
 prepare_jax(devices=2)
 
@@ -22,11 +22,13 @@ import numpy as np
 from physics import in_c
 from visits import ours_from, task_of, visited
 
-from td3_brax import aot, shards
-from td3_brax.config import GYMNASIUM_TASKS
-from td3_brax.envs.gymnasium import GymnasiumTask, make
-from td3_brax.envs.mjx import mjx, precise
-from td3_brax.envs.quiet import quiet
+from td3_brax.algorithm import shards
+from td3_brax.commands.bench import aot
+from td3_brax.envs.physics.mjx.patched import mjx, precise
+from td3_brax.envs.suppress import quiet
+from td3_brax.envs.tasks.gymnasium import make
+from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask
+from td3_brax.names import GYMNASIUM_TASKS
 
 V5 = [name for name in GYMNASIUM_TASKS if name.endswith("5")]
 

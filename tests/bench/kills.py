@@ -19,7 +19,7 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path("~/.cache/td3-brax/tests").expanduser()))
 
-from td3_brax import checkpoint
+from td3_brax.runs import checkpoint
 
 SHARED = ["--env=inverted_pendulum", "--backend=spring", "--num_envs=8", "--warmup_env_steps=192"]
 SHARED += ["--time_limit=40", "--report_every=128", "--eval_every=2560", "--eval_episodes=4"]

@@ -11,10 +11,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import numpy as np
 
-from td3_brax import loop as loops
-from td3_brax.device import platform, prepare_jax
-from td3_brax.envs.brax import BraxTask
+from td3_brax.algorithm import build
+from td3_brax.envs.tasks.brax import BraxTask
 from td3_brax.presets import resolve
+from td3_brax.runs.device import platform, prepare_jax
 
 OPTIONS = {
     "num_envs": 4096,
@@ -33,9 +33,9 @@ def main() -> None:
     """Print a line per chunk; fail where anything is not finite."""
     prepare_jax()
     config = resolve(OPTIONS, platform())
-    loop = loops.build(config, BraxTask("ant"))
-    state = loops.jit_init(loop, config)()
-    chunk = loops.jit_chunk(loop).lower(state).compile()
+    loop = build.build(config, BraxTask("ant"))
+    state = build.jit_init(loop, config)()
+    chunk = build.jit_chunk(loop).lower(state).compile()
     print(f"after compiling: peak {peak_mib():,.0f} MiB")
     for i in range(20):
         began = time.perf_counter()

@@ -8,12 +8,12 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 
-from td3_brax import loop as loops
-from td3_brax.device import accelerated, platform, prepare_jax
-from td3_brax.envs.brax import BraxTask
-from td3_brax.plan import tree_bytes
+from td3_brax.algorithm import build
+from td3_brax.algorithm.shards import split
+from td3_brax.envs.tasks.brax import BraxTask
 from td3_brax.presets import resolve
-from td3_brax.shards import split
+from td3_brax.runs.device import accelerated, platform, prepare_jax
+from td3_brax.runs.memory import tree_bytes
 
 MIB = 2**20
 
@@ -23,9 +23,9 @@ def main() -> None:
     prepare_jax()
     for num_envs in (128, 2048):
         config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, platform())
-        loop = loops.build(config, BraxTask("ant"), side_by_side=accelerated())
-        shapes = jax.eval_shape(loops.jit_init(loop, config))
-        memory = loops.jit_chunk(loop).lower(shapes).compile().memory_analysis()
+        loop = build.build(config, BraxTask("ant"), side_by_side=accelerated())
+        shapes = jax.eval_shape(build.jit_init(loop, config))
+        memory = build.jit_chunk(loop).lower(shapes).compile().memory_analysis()
         shapes = split(loop.shards).share(shapes)
         total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
         total += memory.output_size_in_bytes - memory.alias_size_in_bytes

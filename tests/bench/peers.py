@@ -40,7 +40,7 @@ def show(env_steps: int, seconds: float, returns: Any) -> None:
 
 def rejax(seconds: float, envs: int, lr: float, tau: float) -> None:
     """Rejax's TD3, wholly on the device."""
-    from td3_brax.bench.peer_rejax import trainer
+    from td3_brax.commands.bench.peer_rejax import trainer
 
     algo = trainer(
         "ant",

@@ -14,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from td3_brax.device import prepare_jax
+from td3_brax.runs.device import prepare_jax
 
 prepare_jax(devices=2)
 
@@ -27,12 +27,13 @@ from test_rigid import mjxs, ours, robot, wandered
 
 jax.config.update("jax_enable_compilation_cache", False)
 
-from td3_brax import aot, shards
-from td3_brax.config import GYMNASIUM_TASKS
-from td3_brax.envs.brax import BraxTask, model_of
-from td3_brax.envs.gymnasium import make
-from td3_brax.envs.mjx import mjx, precise
-from td3_brax.envs.rigid.physics import RigidPhysics
+from td3_brax.algorithm import shards
+from td3_brax.commands.bench import aot
+from td3_brax.envs.physics.mjx.patched import mjx, precise
+from td3_brax.envs.physics.rigid.physics import RigidPhysics
+from td3_brax.envs.tasks.brax import BraxTask, model_of
+from td3_brax.envs.tasks.gymnasium import make
+from td3_brax.names import GYMNASIUM_TASKS
 
 FRAMES, LENGTH, SECONDS = 5, 10, 3.0
 

@@ -14,11 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td3_brax import loop as program
-from td3_brax.envs.brax import BraxTask
-from td3_brax.networks import Critic, in_kernels, pack, unpack
-from td3_brax.plan import tree_bytes
+from td3_brax.algorithm import build
+from td3_brax.algorithm import loop as program
+from td3_brax.algorithm.apply import in_kernels
+from td3_brax.algorithm.networks import Critic
+from td3_brax.algorithm.packing import pack, unpack
+from td3_brax.envs.tasks.brax import BraxTask
 from td3_brax.presets import resolve
+from td3_brax.runs.memory import tree_bytes
 
 pytestmark = pytest.mark.gpu
 
@@ -47,7 +50,7 @@ def loop(device: jax.Device) -> program.Loop:
         },
         "gpu",
     )
-    return program.build(config, BraxTask("ant"))
+    return build.build(config, BraxTask("ant"))
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +64,7 @@ def chunk(loop: program.Loop) -> Any:
 def start(loop: program.Loop, seed: int = 0) -> Any:
     """The state at the start of a run."""
     config = resolve({"seed": seed, "warmup_env_steps": 1024}, "gpu")
-    return jax.jit(lambda: program.start(loop, [config]))()
+    return jax.jit(lambda: build.start(loop, [config]))()
 
 
 def on_host(tree: Any) -> list[np.ndarray]:

@@ -1,0 +1,92 @@
+"""Matrix products of network layers: operands in float32 or bfloat16, sums in float32."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from td3_brax.algorithm.shards import TWINS
+
+WIDE = 48
+"""Inputs and outputs from which a layer's product is made in ``compute_dtype``: smaller ones cost little."""
+
+
+def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """Of two matrices over an axis of each, summed in float32 or wider."""
+
+    def product(a: jax.Array, b: jax.Array) -> jax.Array:
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return jax.lax.dot_general(a, b, (contracting, ((), ())), preferred_element_type=wide)
+
+    whole = jax.custom_batching.custom_vmap(product)
+
+    @whole.def_vmap
+    def _(size: int, batched: list[bool], a: jax.Array, b: jax.Array) -> tuple[jax.Array, bool]:
+        axes = tuple(0 if is_batched else None for is_batched in batched)
+        at_once = jax.vmap(product, axes)
+        if size > TWINS:
+            return at_once(a, b), True
+        if size == 1:
+            a, b = (x[0] if is_batched else x for x, is_batched in zip((a, b), batched, strict=True))
+            return whole(a, b)[None], True
+
+        def with_copies(a: jax.Array, b: jax.Array) -> jax.Array:
+            # What is shared is repeated, out of the compiler's sight: it would make one wide product of
+            # them, and transpose what goes in and comes out.
+            def repeated(x: jax.Array) -> jax.Array:
+                return jax.lax.optimization_barrier(jnp.broadcast_to(x, (size, *x.shape)))
+
+            both = [x if is_batched else repeated(x) for x, is_batched in zip((a, b), batched, strict=True)]
+            return jax.vmap(product)(*both)
+
+        return jax.lax.platform_dependent(a, b, cpu=at_once, default=with_copies), True
+
+    return whole
+
+
+_rows_by_columns = _make_product(((1,), (0,)))
+_rows_by_rows = _make_product(((1,), (1,)))
+_columns_by_columns = _make_product(((0,), (0,)))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def product(x: jax.Array, w: jax.Array, dtype: str) -> jax.Array:
+    """``x`` [B, I] times ``w`` [I, O], operands rounded to ``dtype``, summed in float32; so its gradients."""
+    return _forward(x, w, dtype)[0]
+
+
+def _rounded(x: jax.Array, dtype: str) -> jax.Array:
+    return x.astype(jnp.bfloat16) if dtype == "bfloat16" else x
+
+
+def _forward(x: jax.Array, w: jax.Array, dtype: str) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    x, w = _rounded(x, dtype), _rounded(w, dtype)
+    return _rows_by_columns(x, w), (x, w)
+
+
+def _backward(dtype: str, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = kept
+    grad = _rounded(grad, dtype)
+
+    def by_unit_matrix(x: jax.Array, grad: jax.Array) -> jax.Array:
+        # XLA's bfloat16 product for CPUs takes no transposed left operand. A product with the unit
+        # matrix transposes exactly, and costs less than moving the elements or multiplying in float32.
+        transposed = _rows_by_rows(jnp.eye(x.shape[1], dtype=x.dtype), x)
+        return _rows_by_columns(transposed.astype(x.dtype), grad)
+
+    if dtype == "bfloat16":
+        grad_w = jax.lax.platform_dependent(x, grad, cpu=by_unit_matrix, default=_columns_by_columns)
+    else:
+        grad_w = _columns_by_columns(x, grad)
+    return _rows_by_rows(grad, w), grad_w
+
+
+product.defvjp(_forward, _backward)
+
+
+def product_dtype(inputs: int, outputs: int, compute_dtype: str) -> str:
+    """What a layer's product is made in."""
+    return compute_dtype if min(inputs, outputs) >= WIDE else "float32"

@@ -1,0 +1,186 @@
+"""GPU programs without a GPU: compile for an H100 on any machine, and count what was compiled.
+
+What this can tell: how many operations a call starts on the device, whether the host is needed in
+between, which buffers are updated in place, how much memory it takes. What it can't tell is time.
+Needs the extra ``aot``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from typing import Any
+
+import jax
+from jax.experimental import topologies
+
+from td3_brax.algorithm import shards
+from td3_brax.commands.bench.hlo import Operation, walk
+
+PACKAGES = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
+SCOPES = ("refill", "collect", "learn")
+"""The named scopes of ``loop.py``."""
+
+# Autotuning would run candidates on the device; everything else is compiled as on the real machine.
+OPTIONS = {"xla_gpu_autotune_level": 0}
+
+
+class AotError(RuntimeError):
+    """The program can't be compiled for the target. Its text is one line."""
+
+
+def compile_for(
+    fn: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    donate_argnums: int | Sequence[int] = (),
+    target: str = "h100",
+    options: Mapping[str, Any] | None = None,
+    devices: int = 1,
+    in_specs: Any = shards.ALIKE,
+    out_specs: Any = shards.ALIKE,
+) -> jax.stages.Compiled:
+    """``jax.jit(fn)`` compiled for ``target``, which need not be there.
+
+    Args:
+        args: positional arguments, pytrees of arrays or ``jax.ShapeDtypeStruct``; only shapes are used.
+        target: ``h100``, or another description in ``td3_brax/data``.
+        options: XLA's, such as ``{"xla_gpu_deterministic_ops": True}``.
+        devices: for how many together; ``fn`` is of one shard then, with specs as for ``shard_map``.
+
+    Raises:
+        AotError: the extra is missing, JAX was started in a way that hides it, or ``fn`` calls Python.
+    """
+    donated = donate_argnums if isinstance(donate_argnums, Sequence) else (donate_argnums,)
+    described = _devices(target, devices)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(args))
+    traced = shards.jit(fn, devices, in_specs, out_specs, tuple(donated), described).trace(*shapes)
+    calls = sorted(set(_host_primitives(traced.jaxpr.jaxpr, set())))
+    if calls:  # without a GPU these can't be lowered; the error of jax would not say so
+        raise AotError(f"the program calls the host: {', '.join(calls)}")
+    # An executable for an absent device can be written to JAX's cache, but never read back.
+    threshold = "jax_persistent_cache_min_compile_time_secs"
+    before = getattr(jax.config, threshold)
+    jax.config.update(threshold, math.inf)
+    try:
+        with jax.default_device(described[0]):  # Pallas asks for the kind of GPU there, from JAX 0.12 on
+            lowered = traced.lower()
+        return lowered.compile(compiler_options=OPTIONS | dict(options or {}))
+    finally:
+        jax.config.update(threshold, before)
+
+
+def _devices(target: str, count: int) -> Sequence[Any]:
+    """That many of the described device, in one machine."""
+    data = resources.files("td3_brax") / "data"
+    path = data / f"{target}.txtpb"
+    if not path.is_file():
+        known = sorted(p.name.removesuffix(".txtpb") for p in data.iterdir() if p.name.endswith(".txtpb"))
+        raise AotError(f"unknown target {target}: must be one of {', '.join(known)}")
+    jaxlib = metadata.version("jaxlib")
+    for package in PACKAGES:
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            raise AotError(
+                f"compiling for a GPU needs {package}, which is not installed: pip install 'td3-brax[aot]'"
+            ) from None
+        # JAX itself only warns, and fails later with an error about a handler that is not registered.
+        if package.startswith("jax") and version != jaxlib:
+            raise AotError(
+                f"{package} {version} is not of jaxlib's version, {jaxlib}: pip install 'td3-brax[aot]'"
+            )
+    try:
+        topology = topologies.get_topology_desc(
+            platform="cuda", topology=f"1x1x{count}", target_config=path.read_text()
+        )
+    except NotImplementedError:
+        # The plugin has looked for a GPU, and withdrawn where there is none.
+        raise AotError(
+            "JAX has started without its CUDA plugin: set JAX_PLATFORMS=cpu before JAX is first used"
+        ) from None
+    devices: Sequence[Any] = topology.devices
+    return devices
+
+
+def _host_primitives(jaxpr: Any, seen: set[int]) -> Iterator[str]:
+    """Names of the primitives in ``jaxpr`` that run Python or talk to the host."""
+    if id(jaxpr) in seen:
+        return
+    seen.add(id(jaxpr))
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if "callback" in name or name in ("debug_print", "infeed", "outfeed"):
+            yield name
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    yield from _host_primitives(inner, seen)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What one call of a compiled program does."""
+
+    details: tuple[Operation, ...]
+    """Every operation on the device: fusions, library calls, copies, each with how often it runs."""
+    host: tuple[str, ...]
+    """Operations that need the host: callbacks, infeed, outfeed, send, recv, host memory."""
+    unknown_loops: tuple[str, ...]
+    """Loops whose trip count the compiler does not know; their bodies are counted once."""
+    conditionals: tuple[str, ...]
+    """Branches; all their sides are counted."""
+    custom_calls: Mapping[str, int]
+    """Library calls per call of the program, by target."""
+    argument_bytes: int
+    alias_bytes: int
+    """Bytes of the arguments whose buffers the outputs take over (donated)."""
+    temp_bytes: int
+    """Workspace beside arguments and outputs."""
+
+    @property
+    def operations(self) -> int:
+        """Operations on the device per call."""
+        return sum(operation.times for operation in self.details)
+
+    @property
+    def by_scope(self) -> Mapping[str, int]:
+        """Operations per call by named scope; what has none is ``other``."""
+        return self._sums("scope")
+
+    @property
+    def by_kind(self) -> Mapping[str, int]:
+        """Operations per call by kind."""
+        return self._sums("kind")
+
+    def large(self, least_bytes: int) -> tuple[Operation, ...]:
+        """The operations that write at least that much, other than a slice in place."""
+        return tuple(operation for operation in self.details if operation.bytes >= least_bytes)
+
+    def _sums(self, attribute: str) -> Mapping[str, int]:
+        sums: Counter[str] = Counter()
+        for operation in self.details:
+            sums[getattr(operation, attribute)] += operation.times
+        return dict(sums)
+
+
+def count(compiled: jax.stages.Compiled) -> Counts:
+    """What one call of ``compiled`` does, by ``hlo.walk``; also for another device's program."""
+    found = walk(compiled.as_text() or "", SCOPES)
+    memory = compiled.memory_analysis()
+    if memory is None:
+        raise AotError("this version of JAX does not tell the memory of a compiled program")
+    return Counts(
+        details=tuple(found.details),
+        host=tuple(found.host),
+        unknown_loops=tuple(found.unknown_loops),
+        conditionals=tuple(found.conditionals),
+        custom_calls=dict(found.custom_calls),
+        argument_bytes=memory.argument_size_in_bytes,
+        alias_bytes=memory.alias_size_in_bytes,
+        temp_bytes=memory.temp_size_in_bytes,
+    )

@@ -1,0 +1,77 @@
+"""``td3-brax bench``: where the time goes on this device, or what a GPU that is not there would do."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from td3_brax.cli import guarded, parse_options, train_parser, whole
+from td3_brax.option import ConfigError, nearest
+from td3_brax.presets import CPU_DEVICES, resolve
+from td3_brax.runs.device import on_devices, platform, prepare_jax
+from td3_brax.runs.versions import machine
+
+TARGETS = ("h100",)
+
+
+def job(argv: Sequence[str]) -> int:
+    """Measure or count; returns the exit code: 1 where a number rose above the baseline's."""
+    parser = train_parser("bench", "Say where the time goes here, or what a GPU that is not there would do.")
+    own = parser.add_argument_group("bench")
+    own.add_argument("--members", type=whole, metavar="INT", help="runs in one program (default: 1)")
+    own.add_argument(
+        "--compile_for",
+        metavar="GPU",
+        help=f"count what its program does, needs no GPU [{', '.join(TARGETS)}]",
+    )
+    own.add_argument("--baseline", metavar="FILE", help="with it: fail where a number rose by over a tenth")
+    own.add_argument("--peers", action="store_true", default=None, help="beside other trainers, if installed")
+    own.add_argument("--json", metavar="FILE", help="the numbers, for programs")
+    own.add_argument("--plot", metavar="FILE", help="a figure of the shares (PNG)")
+    explicit, others = parse_options(parser, argv)
+    target, members = others.get("compile_for"), others.get("members", 1)
+    if target is not None and target not in TARGETS:
+        raise ConfigError(
+            "compile_for", target, f"must be one of {', '.join(TARGETS)}{nearest(target, TARGETS)}"
+        )
+    if members < 1:
+        raise ConfigError("members", members, "must be above 0")
+    unused = ("peers", "plot") if target else ("baseline",)
+    for name in unused:
+        if name in others:
+            raise ConfigError(name, others[name], f"goes {'without' if target else 'with'} --compile_for")
+    for name in ("json", "plot"):
+        if name in others and not Path(others[name]).absolute().parent.is_dir():
+            raise ConfigError(name, others[name], "there is no such folder")
+    if target:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # a GPU that is there would hide the one that is described
+    prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
+    if target:
+        from td3_brax.commands.bench import counted
+
+        config = resolve(explicit, "gpu")
+        if config.devices != 1:
+            raise ConfigError("devices", config.devices, "goes without --compile_for")
+        numbers, code = counted.run(config, members, target, others.get("baseline"))
+    else:
+        from td3_brax.commands.bench import timed
+
+        config = on_devices(resolve(explicit, platform()))
+        numbers, code = timed.run(config, members, bool(others.get("peers")), others.get("plot")), 0
+    if "json" in others:
+        written: dict[str, Any] = {"machine": machine(), **numbers}
+        Path(others["json"]).write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    return guarded(job, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,149 @@
+"""``td3-brax bench`` on the device at hand: parts against its ceilings, over sizes, beside peers; a table."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from td3_brax.algorithm.replay import row_size
+from td3_brax.commands.bench import peers as others
+from td3_brax.commands.bench.measure import COPIED, REPEATS, copying, medians, product_flops, products
+from td3_brax.commands.bench.parts import UPDATES, make_members, make_parts, work
+from td3_brax.config import Config
+from td3_brax.envs.registry import make_task
+from td3_brax.envs.task import Task
+from td3_brax.runs.device import accelerated
+from td3_brax.runs.versions import machine
+
+FACTORS = (0.25, 4)
+"""Of the number of environments and of the batch, at which parts are timed again."""
+UNITS = {"update": "updates/s", "sample": "batches/s"}
+
+Numbers = dict[str, Any]
+
+
+def run(config: Config, members: int, peers: bool, plot: str | None) -> Numbers:
+    """Measure, print, plot; what ``--json`` writes.
+
+    Args:
+        members: of the largest program.
+        peers: whether other trainers, where installed, are measured too.
+    """
+    task, side_by_side = make_task(config), accelerated()
+    print("; ".join(f"{name} {value}" for name, value in machine().items()))
+    print(
+        f"{config.env} ({config.preset}): {config.num_envs:,} environments, batch {config.batch_size:,}, "
+        f"{list(config.hidden_sizes)}, {config.num_atoms} atoms, {config.compute_dtype}, "
+        f"{config.devices} device{'s' * (config.devices > 1)}; medians of {REPEATS}\n"
+    )
+    parts = table_of_parts(config, task, side_by_side)
+    print(f"{'part':<10}{'of its limit':>14}{'rate':>16}  {'':<12}limit")
+    for row in parts:
+        share = f"{row['share']:.0%}" if row["share"] is not None else ""
+        print(f"{row['part']:<10}{share:>14}{row['rate']:>16,.0f}  {row['unit']:<12}{row['limit']}")
+    points = over_sizes(config, task, side_by_side, members, {row["part"]: row["rate"] for row in parts})
+    print(f"\n{'over':<12}{'value':>8}{'part':>10}{'rate':>14}{'of the above':>14}")
+    for point in points:
+        print(
+            f"{point['of']:<12}{point['value']:>8,}{point['part']:>10}{point['rate']:>14,.0f}"
+            f"{point['ratio']:>14.2f}"
+        )
+    beside, missing = others.run(config, task) if peers else ([], [])
+    if peers:
+        print(f"\n{'trainer':<36}{'ours / its':>12}{'rate':>14}")
+        for row in beside:
+            print(f"{row['name']:<36}{row['ratio']:>12.2f}{row['rate']:>14,.0f} {row['unit']}")
+    if missing:
+        print(f"left out: {'; '.join(missing)}")
+    if plot:
+        draw(parts, points, plot)
+    return {"config": dataclasses.asdict(config), "parts": parts, "over": points, "peers": beside}
+
+
+def table_of_parts(config: Config, task: Task, side_by_side: bool) -> list[Numbers]:
+    """Each part's rate, and its share of a limit: the matrix products' rate, copying, or the other parts."""
+    obs, action = task.obs_size, task.action_size
+    calls = {
+        **make_parts(config, task, side_by_side),
+        "products": products(config, obs, action, UPDATES),
+        "copying": copying(),
+    }
+    seconds = medians(calls, REPEATS)
+    done = work(config, task)
+    bandwidth = 2 * 4 * COPIED / seconds["copying"]
+    limit = max(UPDATES // config.policy_delay, 1) * config.policy_delay / seconds["products"]
+    rates = {part: done[part] / seconds[part] for part in done}
+    row_bytes = 4 * row_size(obs, action)
+    updates = config.updates_per_env_step
+    # A part that waits for memory reads and writes each row once.
+    insert, sample = bandwidth / (2 * row_bytes), bandwidth / (2 * row_bytes * config.batch_size)
+    both = 1 / (1 / rates["physics"] + updates / rates["update"])
+    limits: dict[str, tuple[float | None, str]] = {
+        "physics": (None, ""),
+        "collect": (rates["physics"], "physics alone"),
+        "insert": (insert, f"copying, {bandwidth / 1e9:.1f} GB/s"),
+        "sample": (sample, f"copying, {bandwidth / 1e9:.1f} GB/s"),
+        "update": (
+            limit,
+            f"its matrix products, {limit:,.0f}/s or "
+            f"{limit * product_flops(config, obs, action) / 1e9:,.0f} GFLOP/s",
+        ),
+        "chunk": (both, f"physics and updates, each alone; {updates:g} updates a step"),
+    }
+    return [
+        {
+            "part": part,
+            "rate": rates[part],
+            "unit": UNITS.get(part, "steps/s"),
+            "share": None if most is None else rates[part] / most,
+            "limit": name,
+        }
+        for part, (most, name) in limits.items()
+    ]
+
+
+def over_sizes(
+    config: Config, task: Task, side_by_side: bool, members: int, rates: dict[str, float]
+) -> list[Numbers]:
+    """Parts again with fewer and more environments, smaller and larger batches, and with members."""
+    points = []
+
+    def add(of: str, value: int, part: str, rate: float) -> None:
+        points.append({"of": of, "value": value, "part": part, "rate": rate, "ratio": rate / rates[part]})
+
+    for of, names in (("num_envs", ("physics", "collect")), ("batch_size", ("sample", "update"))):
+        for factor in FACTORS:
+            value = round(getattr(config, of) * factor)
+            if value < 1 or value % config.devices or (of == "batch_size" and value > config.capacity):
+                continue
+            ratio = config.updates_per_env_step / (factor if of == "num_envs" else 1)
+            sized = dataclasses.replace(config, **{of: value, "updates_per_env_step": ratio})
+            calls = make_parts(sized, task, side_by_side)
+            seconds, done = medians({name: calls[name] for name in names}), work(sized, task)
+            for name in names:
+                add(of, value, name, done[name] / seconds[name])
+    single = dataclasses.replace(config, devices=1)
+    for count in sorted({1, members}):
+        seconds = medians({"chunk": make_members(single, task, side_by_side, count)})
+        add("members", count, "chunk", count * work(single, task)["chunk"] / seconds["chunk"])
+    return points
+
+
+def draw(parts: list[Numbers], points: list[Numbers], path: str) -> None:
+    """Shares of the limits, and rates over sizes, as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
+    limited = [row for row in parts if row["share"] is not None]
+    left.barh([row["part"] for row in limited][::-1], [row["share"] for row in limited][::-1])
+    left.axvline(1, color="black", linewidth=1)
+    left.set_xlabel("share of its limit")
+    labels = [f"{p['part']}, {p['of']} {p['value']:,}" for p in points]
+    right.barh(labels[::-1], [p["ratio"] for p in points][::-1])
+    right.axvline(1, color="black", linewidth=1)
+    right.set_xlabel("rate over the run's own")
+    figure.savefig(path, dpi=120, format="png")
+    plt.close(figure)

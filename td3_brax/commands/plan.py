@@ -1,0 +1,96 @@
+"""``td3-brax plan``: what a run would hold on each device, before anything is allocated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from td3_brax.cli import guarded, parse_options, train_parser
+from td3_brax.option import ConfigError, nearest
+from td3_brax.presets import CPU_DEVICES, resolve
+from td3_brax.runs.device import accelerated, on_devices, platform, prepare_jax
+from td3_brax.runs.formatting import counted
+
+GPUS = {
+    "t4": 16,
+    "l4": 24,
+    "a10g": 24,
+    "rtx4090": 24,
+    "v100": 32,
+    "a100": 40,
+    "l40s": 48,
+    "a100-80": 80,
+    "h100": 80,
+    "h200": 141,
+    "b200": 180,
+}
+"""GB of memory."""
+SHARE = 0.75
+"""What JAX takes of a GPU's memory unless ``XLA_PYTHON_CLIENT_MEM_FRACTION`` says otherwise."""
+
+
+def job(argv: Sequence[str]) -> int:
+    """Print the table; returns the exit code: 0 where the run fits, 1 where it does not."""
+    parser = train_parser("plan", "Say what a run would hold on each device, before anything is allocated.")
+    parser.add_argument("--gpu", metavar="NAME", help=f"for this GPU, present or not [{', '.join(GPUS)}]")
+    explicit, others = parse_options(parser, argv)
+    gpu = others.get("gpu")
+    if gpu is not None and gpu not in GPUS:
+        raise ConfigError("gpu", gpu, f"must be one of {', '.join(GPUS)}{nearest(gpu, GPUS)}")
+    prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
+    import jax
+
+    from td3_brax.algorithm import build, shards
+    from td3_brax.commands.bench import aot
+    from td3_brax.envs.registry import make_task
+    from td3_brax.runs import memory
+
+    config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
+    program = build.build(config, make_task(config), side_by_side=gpu is not None or accelerated())
+    shapes = jax.eval_shape(build.jit_init(program, config))
+    device, layout = jax.devices()[0], shards.split(config.devices)
+    share = memory.sharing(config.devices, device) if gpu is None else 1
+    there = memory.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * memory.GB)
+    compiled_for = device.device_kind
+    if gpu is None or config.devices > 1:
+        workspace = memory.workspace_bytes(build.jit_chunk(program).lower(shapes).compile())
+    else:
+        try:
+            compiled = aot.compile_for(program.train_chunk, (shapes,), donate_argnums=(0,))
+            workspace, compiled_for = memory.workspace_bytes(compiled), "h100"
+        except aot.AotError as error:
+            print(f"note: {error}; the workspace is that of a compile for {device.device_kind}")
+            workspace = memory.workspace_bytes(build.jit_chunk(program).lower(shapes).compile())
+    plan_of = memory.make_plan(shapes, workspace, layout)
+
+    name = gpu or device.device_kind
+    many = counted(config.num_envs, "environment")
+    print(f"{config.env} ({config.preset}) in {many}, on {config.devices} x {name}:")
+    rows = f"{config.capacity:,} transitions"
+    notes = {"replay": rows, "workspace": f"of the chunk, compiled for {compiled_for}"}
+    for part, size in plan_of.items():
+        print(f"  {part:<14}{size / memory.GB:9.3f} GB  {notes.get(part, '')}".rstrip())
+    needed = sum(plan_of.values())
+    print(f"  {'on each':<14}{needed / memory.GB:9.3f} GB")
+    if there is None:
+        print("how much is there can't be told")
+        return 0
+    fits = needed * share <= there
+    shared = f", shared by {share}" if share > 1 else ""
+    print(f"  {'there':<14}{there / memory.GB:9.3f} GB{shared}: {'fits' if fits else 'does not fit'}")
+    most = memory.largest_replay(shapes, there / share - (needed - plan_of["replay"]), layout)
+    print(
+        f"the largest replay that fits: --replay_capacity={most:d}"
+        if most > 0
+        else "no replay fits: lower --num_envs, --batch_size or --hidden_sizes"
+    )
+    return 0 if fits else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    return guarded(job, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

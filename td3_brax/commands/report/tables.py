@@ -1,0 +1,196 @@
+"""What a page tells in tables: as text, for HTML and CSV alike."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from td3_brax.commands.report import paper
+from td3_brax.commands.report.groups import Group
+from td3_brax.commands.report.stats import Curves, goals, interval, iqm, median_reached
+from td3_brax.runs import formatting
+from td3_brax.runs.tracking import duration
+
+Row = Sequence[str]
+NAMES = ("run", "task", "experiment")
+"""Columns of text."""
+WORD = 32
+"""Letters that stay on one line there."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text under a head."""
+
+    head: Row
+    rows: Sequence[Row]
+
+
+def number(value: float | None) -> str:
+    """With a comma for thousands, and three digits; nothing for none."""
+    return "" if value is None or not math.isfinite(value) else formatting.number(value)
+
+
+def scored(mean: float, deviation: float | None) -> str:
+    """A mean with its deviation, where there is one."""
+    if deviation is None:
+        return number(mean)
+    return formatting.spread(mean, deviation, "±")
+
+
+Measured = tuple[Group, Curves]
+"""Trials of one experiment, and their evaluations together."""
+
+
+def best(groups: Sequence[Measured]) -> Table:
+    """The paper's table 1."""
+    rows = []
+    for group, own in groups:
+        mean, deviation, at = own.best
+        row = [group.env, group.label, str(len(group.runs)), f"{own.env_steps[-1]:,}"]
+        row += [scored(mean, deviation if len(group.runs) > 1 else None), f"{at:,}"]
+        published = paper.BEST.get(paper.family(group.env) or "", {}).get(group.algorithm or "")
+        row += [scored(*published) if published else ""]
+        row += [_curve_at(group, int(own.env_steps[-1])), _gymnasium(group)]
+        rows.append(row)
+    head = ["task", "experiment", "trials", "steps", "max average return", "at step"]
+    head += [
+        "published, 1M steps (v1)",
+        "published curve's best to this step",
+        "last policy in Gymnasium",
+    ]
+    return Table(head, rows)
+
+
+def _curve_at(group: Group, steps: int) -> str:
+    """The highest point of the published TD3 curve within ``steps``."""
+    task = paper.family(group.env)
+    if group.algorithm != "td3" or not task:
+        return ""
+    curve = paper.curves()[task]
+    return number(float(np.append(curve.mean[1:][curve.env_steps[1:] <= steps], curve.at(steps)).max()))
+
+
+def _gymnasium(group: Group) -> str:
+    """Mean and deviation, over trials, of the policies' scores in the real environment."""
+    scores = [run.gymnasium["return_mean"] for run in group.runs if run.gymnasium]
+    return (
+        scored(float(np.mean(scores)), float(np.std(scores)) if len(scores) > 1 else None) if scores else ""
+    )
+
+
+def last(groups: Sequence[Measured]) -> Table | None:
+    """The paper's table 2; None where no task has two experiments."""
+    tasks = [group.env for group, _ in groups]
+    if len(set(tasks)) == len(tasks):
+        return None
+    rows = []
+    for group, own in groups:
+        published = paper.LAST.get(group.algorithm or "", {}).get(paper.family(group.env) or "")
+        deviation = float(own.last.std()) if len(group.runs) > 1 else None
+        rows.append([group.env, group.label, scored(float(own.last.mean()), deviation), number(published)])
+    return Table(
+        ["task", "experiment", "average of the last 10 evaluations", "published, 1M steps (v1)"], rows
+    )
+
+
+def speed(groups: Sequence[Measured]) -> Table | None:
+    """Steps and time to goals: median over trials; None where there are no goals."""
+    rows = []
+    for group, _ in groups:
+        published = paper.BEST.get(paper.family(group.env) or "", {}).get("td3")
+        for goal in goals(group, published.mean if published else None):
+            there = median_reached(group.runs, goal)
+            share = f" ({goal / published.mean:.0%} of the paper's)" if published else ""
+            steps, spent = (f"{there[0]:,}", duration(there[1])) if there else ("not reached", "")
+            rows.append([group.env, group.label, number(goal) + share, steps, spent])
+    head = ["task", "experiment", "return", "environment steps", "time, compiling included"]
+    return Table(head, rows) if rows else None
+
+
+def trials(groups: Sequence[Group]) -> Table:
+    """Every run."""
+    head = ["run", "task", "experiment", "seed", "steps", "best", "last", "last 10 evaluations"]
+    head += ["env steps/s", "time", "last policy in Gymnasium"]
+    rows = []
+    for group in groups:
+        for run in sorted(group.runs, key=lambda run: (run.config["seed"], run.name)):
+            returns = [r["eval/return_mean"] for r in run.evaluations]
+            real = run.gymnasium
+            rows.append(
+                [
+                    run.name,
+                    group.env,
+                    group.label,
+                    str(run.config["seed"]),
+                    f"{run.evaluations[-1]['env_steps']:,}",
+                    number(max(returns)),
+                    number(returns[-1]),
+                    number(float(np.mean(returns[-10:]))),
+                    number(run.env_steps_per_s),
+                    duration(run.reports[-1].get("wall_s") or 0.0),
+                    scored(real["return_mean"], real["return_std"]) if real else "",
+                ]
+            )
+    return Table(head, rows)
+
+
+def points(groups: Sequence[Measured]) -> Table:
+    """Every point of the curves, as text that loses nothing."""
+    head = ["task", "experiment", "env_steps", "trials", "mean", "half_std", "iqm", "iqm_low", "iqm_high"]
+    head += ["q_mean", "q_true"]
+    rows = []
+    for group, own in groups:
+        low, high = interval(own.returns)
+        columns = [own.mean, own.half_std, iqm(own.returns), low, high]
+        columns += [own.q_mean.mean(axis=0), own.q_true.mean(axis=0)]
+        for i, steps in enumerate(own.env_steps):
+            values = ["" if math.isnan(column[i]) else f"{column[i]:.6g}" for column in columns]
+            rows.append([group.env, group.label, str(steps), str(len(group.runs)), *values])
+    return Table(head, rows)
+
+
+def evaluations(groups: Sequence[Group]) -> Table:
+    """Every evaluation of every run."""
+    head = ["run", "task", "experiment", "seed", "env_steps", "return_mean", "return_std", "length_mean"]
+    head += ["q_mean", "q_true"]
+    rows = []
+    for group in groups:
+        for run in sorted(group.runs, key=lambda run: (run.config["seed"], run.name)):
+            for r in run.evaluations:
+                values = [r.get(f"eval/{name}") for name in head[5:]]
+                text = ["" if value is None else f"{value:.8g}" for value in values]
+                seed, steps = str(run.config["seed"]), str(r["env_steps"])
+                rows.append([run.name, group.env, group.label, seed, steps, *text])
+    return Table(head, rows)
+
+
+def as_csv(table: Table) -> str:
+    """A table as CSV."""
+    made = io.StringIO()
+    csv.writer(made, lineterminator="\n").writerows([table.head, *table.rows])
+    return made.getvalue()
+
+
+def as_html(table: Table) -> str:
+    """A table as HTML, without the columns that hold nothing; names may take several lines, numbers not."""
+    filled = [i for i in range(len(table.head)) if any(row[i] for row in table.rows)]
+
+    def cells(row: Row, kind: str) -> Iterable[str]:
+        for i in filled:
+            text = html.escape(row[i])
+            if table.head[i] in NAMES:
+                kept = (f"<span>{w}</span>" if len(w) <= WORD else w for w in text.split(" "))
+                yield f'<{kind} class="name">{" ".join(kept)}</{kind}>'
+            else:
+                yield f"<{kind}>{text}</{kind}>"
+
+    head = "".join(cells(table.head, "th"))
+    rows = "".join(f"<tr>{''.join(cells(row, 'td'))}</tr>" for row in table.rows)
+    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'

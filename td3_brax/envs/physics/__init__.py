@@ -1,0 +1,1 @@
+"""Physics of one robot: rigid bodies of our own, and MuJoCo's MJX."""

@@ -1,0 +1,1 @@
+"""MJX's kinematics and forces, with constraints and a solver of our own."""

@@ -1,0 +1,148 @@
+"""Contacts of planes, spheres and capsules: where they are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import mujoco
+
+from td3_brax.envs.physics.rigid.lanes import (
+    Matrix,
+    Value,
+    Vector,
+    apply,
+    column,
+    cross,
+    dot,
+    minus,
+    plus,
+    raw,
+    rotate,
+    times,
+    where,
+)
+from td3_brax.envs.physics.rigid.motion import Pose
+from td3_brax.envs.physics.rigid.pairs import Geom, Pair
+from td3_brax.envs.physics.rigid.tree import GEOM, Tree
+
+
+@dataclass
+class Touch:
+    """One contact of a pair."""
+
+    pair: Pair
+    position: Vector
+    """From the point that :class:`Pose` is about."""
+    frame: Matrix
+    """Normal, from the first shape to the second, and two tangents, in rows."""
+    distance: Value
+
+
+def touches(tree: Tree, pose: Pose, pairs: list[Pair], steep: bool) -> list[Touch]:
+    """All contacts of ``pairs``.
+
+    Args:
+        steep: whether a capsule's first tangent lies along it however it stands, as in MuJoCo, rather than
+            at less than 60 degrees to the plane only, as in MJX (whose other tangent is not square to a plane
+            that is not level; ours is).
+    """
+    found = []
+    for pair in pairs:
+        plane = tree.model.geom_type[pair.one.ids[0]] == GEOM.mjGEOM_PLANE
+        found += _on_plane(pose, pair, steep) if plane else [_between(pose, pair)]
+    return found
+
+
+def _segment(pose: Pose, geom: Geom) -> tuple[Vector, Vector]:
+    """Centre and axis of a shape."""
+    if geom.link < 0:
+        return minus(geom.position, pose.origin), column(geom.rotation, 2)
+    turn = [geom.of([rotation[i] for rotation in pose.rotation]) for i in range(3)]
+    centre = plus(geom.of(pose.position), rotate(turn, geom.position))
+    return centre, rotate(turn, column(geom.rotation, 2))
+
+
+def _on_plane(pose: Pose, pair: Pair, steep: bool) -> list[Touch]:
+    at, normal = _segment(pose, pair.one)
+    centre, axis = _segment(pose, pair.two)
+    height = dot(normal, minus(centre, at))
+    if pair.two.half == 0.0:
+        return [_touch(pair, centre, normal, _frame(normal), height - pair.two.radius)]
+    frame = _along(normal, axis, steep)
+    rise = pair.two.half * dot(normal, axis)
+    ends = [plus(centre, times(pair.two.half, axis)), minus(centre, times(pair.two.half, axis))]
+    heights = [height + rise - pair.two.radius, height - rise - pair.two.radius]
+    return [_touch(pair, end, normal, frame, h) for end, h in zip(ends, heights, strict=True)]
+
+
+def _touch(pair: Pair, centre: Vector, normal: Vector, frame: Matrix, distance: Value) -> Touch:
+    """Between a sphere at ``centre`` and what is below it."""
+    depth = pair.two.radius + 0.5 * distance
+    return Touch(pair, minus(centre, times(depth, normal)), frame, distance - pair.soft.margin)
+
+
+def _frame(normal: Vector) -> Matrix:
+    """A normal and two tangents."""
+    y, z = [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
+    if isinstance(normal[1], float):
+        side = y if -0.5 < normal[1] < 0.5 else z
+        tangent = minus(side, times(dot(normal, side), normal))
+        length = dot(tangent, tangent)
+        tangent = times(length**-0.5 if isinstance(length, float) else 1.0 / apply(jnp.sqrt, length), tangent)
+    else:
+        level = abs(raw(normal[1])) < 0.5
+        either: Vector = [0.0, where(level, 1.0, 0.0), where(level, 0.0, 1.0)]
+        tangent = minus(either, times(dot(normal, either), normal))
+        tangent = times(1.0 / apply(jnp.sqrt, dot(tangent, tangent)), tangent)
+    return [normal, tangent, cross(normal, tangent)]
+
+
+def _along(normal: Vector, axis: Vector, steep: bool) -> Matrix:
+    """A normal and two tangents, the first along a capsule where that is possible."""
+    _, fixed, _ = _frame(normal)
+    level = minus(axis, times(dot(normal, axis), normal))
+    length = apply(jnp.sqrt, dot(level, level))
+    enough = raw(length) > (1e-7 if steep else 0.5)
+    inverse = 1.0 / apply(jnp.maximum, length, 1e-7)
+    tangent = [where(enough, inverse * a, b) for a, b in zip(level, fixed, strict=True)]
+    return [normal, tangent, cross(normal, tangent)]
+
+
+def _across(one: Vector, two: Vector) -> Vector:
+    """Of length 1, at right angles to both; along x where they are parallel."""
+    normal = cross(one, two)
+    length = apply(jnp.sqrt, dot(normal, normal))
+    parallel = raw(length) < mujoco.mjMINVAL
+    inverse = 1.0 / apply(jnp.maximum, length, mujoco.mjMINVAL)
+    return [where(parallel, x, inverse * a) for x, a in zip((1.0, 0.0, 0.0), normal, strict=True)]
+
+
+def _between(pose: Pose, pair: Pair) -> Touch:
+    """Between two capsules or spheres, where they are closest."""
+    (one, along), (two, across) = _segment(pose, pair.one), _segment(pose, pair.two)
+    apart = minus(two, one)
+    a, b = dot(along, apart), dot(across, apart)
+    cosine = dot(along, across)
+
+    def within(x: Value, half: Value) -> Value:
+        return apply(jnp.clip, x, -half, half)
+
+    # Where the lines through both are closest, then the nearest point of each segment to the other's.
+    s = within((a - cosine * b) / apply(jnp.maximum, 1.0 - cosine * cosine, 1e-9), pair.one.half)
+    t = within(cosine * s - b, pair.two.half)
+    s = within(cosine * t + a, pair.one.half)
+    first, second = plus(one, times(s, along)), plus(two, times(t, across))
+    between = minus(second, first)
+    length = apply(jnp.sqrt, dot(between, between))
+    # Where they cross, as in a plane, no direction leads from one to the other: MuJoCo's is across both.
+    crossing = raw(length) < 8 * jnp.finfo(raw(length).dtype).eps
+    normal = [
+        where(crossing, a, b)
+        for a, b in zip(
+            _across(along, across), times(1.0 / apply(jnp.maximum, length, 1e-9), between), strict=True
+        )
+    ]
+    distance = length - pair.one.radius - pair.two.radius
+    position = plus(first, times(pair.one.radius + 0.5 * distance, normal))
+    return Touch(pair, position, _frame(normal), distance - pair.soft.margin)

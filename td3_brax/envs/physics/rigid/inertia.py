@@ -1,0 +1,82 @@
+"""Inertias of a robot's links, about the point that everything is about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from td3_brax.envs.physics.rigid.lanes import (
+    Matrix,
+    Value,
+    Vector,
+    column,
+    cross,
+    dot,
+    lane_sum,
+    minus,
+    plus,
+    rotate,
+    times,
+    total,
+)
+from td3_brax.envs.physics.rigid.tree import Link, Tree
+
+
+@dataclass
+class Inertia:
+    """Of a rigid body about the point: mass, mass times centre, rotational inertia."""
+
+    mass: Value
+    first: Vector
+    second: Matrix
+
+    def __add__(self, other: Inertia) -> Inertia:
+        second = [plus(a, b) for a, b in zip(self.second, other.second, strict=True)]
+        return Inertia(self.mass + other.mass, plus(self.first, other.first), second)
+
+    def of(self, motion: Vector) -> Vector:
+        """The momentum [6] of a spatial velocity [6]."""
+        turn, move = motion[:3], motion[3:]
+        torque = plus(rotate(self.second, turn), cross(self.first, move))
+        return torque + minus(times(self.mass, move), cross(self.first, turn))
+
+    def lanes_added(self, lanes: int) -> Inertia:
+        """Of all lanes together."""
+        second = [[lane_sum(x, lanes) for x in row] for row in self.second]
+        return Inertia(lane_sum(self.mass, lanes), [lane_sum(x, lanes) for x in self.first], second)
+
+
+def inertias(tree: Tree, rotation: list[Matrix], position: list[Vector]) -> list[Inertia]:
+    """Of each link, from its pose."""
+    found = []
+    for link, turn, at in zip(tree.links, rotation, position, strict=True):
+        centre = plus(at, rotate(turn, link.com))
+        # Of the three principal axes two say it all, and one where two moments are alike.
+        base, extra = _spread(link)
+        axes = [(m, rotate(turn, column(link.principal, k))) for k, m in extra]
+        square = dot(centre, centre) * link.mass
+        second = [
+            [
+                (base + square if i == j else 0.0)
+                + total([m * axis[i] * axis[j] for m, axis in axes])
+                - link.mass * centre[i] * centre[j]
+                for j in range(3)
+            ]
+            for i in range(3)
+        ]
+        found.append(Inertia(link.mass, times(link.mass, centre), second))
+    return found
+
+
+def _spread(link: Link) -> tuple[Value, list[tuple[int, Value]]]:
+    """The last moment, which all axes have, and what the others have more."""
+    last = link.moments[2]
+    return last, [(k, link.moments[k] - last) for k in range(2)]
+
+
+def composites(tree: Tree, own: list[Inertia]) -> list[Inertia]:
+    """Of each link with all that hangs on it."""
+    whole = list(own)
+    for i in reversed(range(len(tree.links))):
+        if (parent := tree.links[i].parent) >= 0:
+            whole[parent] = whole[parent] + whole[i].lanes_added(tree.lanes_below(i))
+    return whole

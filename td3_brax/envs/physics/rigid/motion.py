@@ -1,0 +1,194 @@
+"""Where a robot's links are, how they move, and the forces of that: spatial vectors about one point.
+
+Spatial vectors are angular, then linear, along the world's axes, about the first link's frame, wherever that
+is at the moment (Featherstone, "Rigid Body Dynamics Algorithms", chapters 2, 5 and 6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from td3_brax.envs.physics.rigid.inertia import Inertia
+from td3_brax.envs.physics.rigid.lanes import (
+    Matrix,
+    Value,
+    Vector,
+    apply,
+    column,
+    constant,
+    cross,
+    dot,
+    lane_sum,
+    matmul,
+    minus,
+    plus,
+    rotate,
+    times,
+    total,
+)
+from td3_brax.envs.physics.rigid.tree import Joint, Tree
+
+
+@dataclass
+class Pose:
+    """Where everything is, for each link or degree of freedom."""
+
+    origin: Vector
+    """The first link's position in the world: the point."""
+    rotation: list[Matrix]
+    position: list[Vector]
+    """From the point."""
+    screw: list[Vector]
+    """[6] the motion of each degree of freedom."""
+
+
+def place(tree: Tree, q: list[Value]) -> Pose:
+    """Forward kinematics for coordinates ``q``."""
+    rotation: list[Matrix] = []
+    position: list[Vector] = []
+    lines: list[tuple[Joint, Any, Vector]] = []
+    for link in tree.links:
+        if link.parent < 0:
+            turn, at = link.rotation, link.position
+        else:
+            above = rotation[link.parent]
+            turn = matmul(above, link.rotation)
+            at = plus(position[link.parent], rotate(above, link.position))
+        for joint in link.joints:
+            coordinates = [q[i] for i in joint.coordinates]
+            if joint.kind == "free":
+                at, turn = coordinates[:3], from_quaternion(coordinates[3:])
+                lines.append((joint, turn, at))
+                continue
+            change = coordinates[0] - _reference(tree, joint)
+            axis = rotate(turn, joint.axis)
+            if joint.kind == "slide":
+                at = plus(at, times(change, axis))
+                lines.append((joint, axis, at))
+            else:
+                anchor = plus(at, rotate(turn, joint.anchor))
+                turn = matmul(turn, _about(joint.axis, change))
+                at = minus(anchor, rotate(turn, joint.anchor))
+                lines.append((joint, axis, anchor))
+        rotation.append(turn)
+        position.append(at)
+    origin = position[0]
+    position = [minus(at, origin) for at in position]
+    return Pose(origin, rotation, position, [s for line in lines for s in _screws(*line, origin)])
+
+
+def _screws(joint: Joint, along: Any, at: Vector, origin: Vector) -> list[Vector]:
+    zero: Vector = [0.0] * 3
+    if joint.kind == "free":
+        moves = [zero + [1.0 if i == j else 0.0 for j in range(3)] for i in range(3)]
+        return moves + [column(along, i) + zero for i in range(3)]
+    if joint.kind == "slide":
+        return [zero + along]
+    return [along + cross(minus(at, origin), along)]
+
+
+def _reference(tree: Tree, joint: Joint) -> Value:
+    return constant(tree.model.qpos0[tree.model.jnt_qposadr[joint.ids]])
+
+
+def _about(axis: Vector, angle: Value) -> Matrix:
+    """The rotation about a unit ``axis``."""
+    c, s = apply(jnp.cos, angle), apply(jnp.sin, angle)
+    x, y, z = times(s, axis)
+    skew: Matrix = [[c, -z, y], [z, c, -x], [-y, x, c]]
+    rest = 1.0 - c
+    return [[skew[i][j] + rest * (axis[i] * axis[j]) for j in range(3)] for i in range(3)]
+
+
+def from_quaternion(q: Vector) -> Matrix:
+    """The rotation of a quaternion [4], which need not be of length 1."""
+    scale = 2.0 / dot(q, q)
+    w, x, y, z = q
+    sx, sy, sz = scale * x, scale * y, scale * z
+    xx, yy, zz = sx * x, sy * y, sz * z
+    xy, xz, yz, wx, wy, wz = sx * y, sx * z, sy * z, sx * w, sy * w, sz * w
+    return [
+        [1.0 - (yy + zz), xy - wz, xz + wy],
+        [xy + wz, 1.0 - (xx + zz), yz - wx],
+        [xz - wy, yz + wx, 1.0 - (xx + yy)],
+    ]
+
+
+def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
+    """Spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
+    found: list[Vector] = []
+    for link in tree.links:
+        speed: Vector = found[link.parent] if link.parent >= 0 else [0.0] * 6
+        for dof in link.dofs:
+            speed = plus(speed, times(v[dof], pose.screw[dof]))
+        found.append(speed)
+    return found
+
+
+def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
+    """What spatial forces [6] on each link are along each degree of freedom."""
+    forces = list(forces)
+    found: list[Value] = [0.0] * len(tree.qvel)
+    for i in reversed(range(len(tree.links))):
+        link = tree.links[i]
+        for dof in link.dofs:
+            found[dof] = dot(pose.screw[dof], forces[i])
+        if link.parent >= 0:
+            up = [lane_sum(x, tree.lanes_below(i)) for x in forces[i]]
+            forces[link.parent] = plus(forces[link.parent], up)
+    return found
+
+
+def bias(tree: Tree, pose: Pose, own: list[Inertia], v: list[Value]) -> list[Value]:
+    """Forces that keep the degrees of freedom from accelerating: gravity's, Coriolis' (Newton and Euler)."""
+    gravity: Vector = [0.0, 0.0, 0.0, *(-float(g) for g in tree.model.opt.gravity)]
+    speeds: list[Vector] = []
+    drifts: list[Vector] = []
+    forces: list[Vector] = []
+    for link, inertia in zip(tree.links, own, strict=True):
+        speed: Vector = speeds[link.parent] if link.parent >= 0 else [0.0] * 6
+        drift = drifts[link.parent] if link.parent >= 0 else gravity
+        for joint in link.joints:
+            for dofs in [joint.dofs[:3], joint.dofs[3:]] if joint.kind == "free" else [joint.dofs]:
+                moved = _sum([times(v[dof], pose.screw[dof]) for dof in dofs])
+                if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint's slides stay as they are
+                    drift = plus(drift, _cross_motion(speed, moved))
+                speed = plus(speed, moved)
+        speeds.append(speed)
+        drifts.append(drift)
+        forces.append(plus(inertia.of(drift), _cross_force(speed, inertia.of(speed))))
+    return project(tree, pose, forces)
+
+
+def _sum(vectors: list[Vector]) -> Vector:
+    return [total(list(parts)) for parts in zip(*vectors, strict=True)]
+
+
+def _cross_motion(v: Vector, s: Vector) -> Vector:
+    """The rate of a motion ``s`` that moves with ``v``."""
+    return cross(v[:3], s[:3]) + plus(cross(v[:3], s[3:]), cross(v[3:], s[:3]))
+
+
+def _cross_force(v: Vector, f: Vector) -> Vector:
+    """The rate of a force or momentum ``f`` that moves with ``v``."""
+    return plus(cross(v[:3], f[:3]), cross(v[3:], f[3:])) + cross(v[:3], f[3:])
+
+
+def couple(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
+    """What ``momentum(link, screw)`` of each degree of freedom is along itself and those above.
+
+    Returns:
+        for each degree of freedom its row, with nothing but zeros where the tree has no such pair.
+    """
+    n = len(tree.qvel)
+    matrix: Matrix = [[0.0] * n for _ in range(n)]
+    for i, link in enumerate(tree.links):
+        path = tree.path(i)
+        for dof in link.dofs:
+            force = momentum(i, pose.screw[dof])
+            for other in path[: path.index(dof) + 1]:
+                matrix[dof][other] = dot(pose.screw[other], force)
+    return matrix

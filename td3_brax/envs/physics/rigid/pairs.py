@@ -1,0 +1,149 @@
+"""Shapes that can touch, and how stiff they are then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from td3_brax.envs.physics.rigid.lanes import Matrix, Value, Vector, constant, some, stack
+from td3_brax.envs.physics.rigid.soft import Soft, soft
+from td3_brax.envs.physics.rigid.tree import GEOM, Tree
+
+
+@dataclass
+class Geom:
+    """One shape of each lane."""
+
+    ids: list[int]
+    """[lanes] in the model."""
+    links: list[tuple[int, int]]
+    """Each link that has some of them, one after the other, and how many lanes; -1: the world's."""
+    position: Vector
+    rotation: Matrix
+    radius: Value
+    half: Value
+    """Half the length between a capsule's ends, 0 for a sphere."""
+
+    @property
+    def link(self) -> int:
+        """Of the first."""
+        return self.links[0][0]
+
+    def of(self, links: Sequence[Vector]) -> Vector:
+        """``links`` has a vector for each link: that of each shape's."""
+        lanes = [count for _, count in self.links]
+        return [stack(x, lanes) for x in zip(*(links[link] for link, _ in self.links), strict=True)]
+
+    def parts(self, values: Sequence[Value]) -> Iterator[tuple[int, Vector]]:
+        """The links, and the lanes of ``values`` that are theirs."""
+        end = 0
+        for link, count in self.links:
+            begin, end = end, end + count
+            yield link, [some(x, begin, end) for x in values] if len(self.links) > 1 else list(values)
+
+
+@dataclass
+class Pair:
+    """Two shapes that can touch, of each lane: the first may be a plane of the world. Such lanes can be of
+    several links."""
+
+    one: Geom
+    two: Geom
+    friction: Value
+    """0: none."""
+    soft: Soft
+
+    @property
+    def lanes(self) -> int:
+        """How many there are."""
+        return len(self.two.ids)
+
+
+def touching(model: mujoco.MjModel) -> list[tuple[int, int]]:
+    """Pairs of geoms that MuJoCo lets touch, the one of lower type first."""
+    weld, found = model.body_weldid, []
+    above = weld[model.body_parentid]
+    for a in range(model.ngeom):
+        for b in range(a + 1, model.ngeom):
+            one, two = (a, b) if model.geom_type[a] <= model.geom_type[b] else (b, a)
+            masks = (model.geom_contype[a] & model.geom_conaffinity[b]) | (
+                model.geom_contype[b] & model.geom_conaffinity[a]
+            )
+            first, second = weld[model.geom_bodyid[a]], weld[model.geom_bodyid[b]]
+            related = first and second and (above[first] == second or above[second] == first)
+            if masks and first != second and not related:
+                found.append((one, two))
+    return found
+
+
+def pairs(tree: Tree, touching: list[tuple[int, int]]) -> list[Pair]:
+    """The same, in lanes: of alike links, and where the world is touched of all links."""
+    model = tree.model
+    slots: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
+    seen: dict[tuple[int, int], int] = {}
+    for a, b in touching:
+        body = int(model.geom_bodyid[b])
+        if tree.weld[body] == 0:  # the moving one last
+            a, b, body = b, a, int(model.geom_bodyid[a])
+        link, lane = tree.place[body]
+        first = int(model.geom_bodyid[a])
+        other = tree.place[first][0] if tree.weld[first] else -1
+        slot = seen.get((link, lane), 0)
+        seen[link, lane] = slot + 1
+        slots.setdefault((link, other, slot), []).append((lane, a, b))
+    groups: dict[tuple[object, ...], list[tuple[int, int, list[int], list[int]]]] = {}
+    for (link, other, slot), members in slots.items():
+        _, ones, twos = (list(ids) for ids in zip(*sorted(members), strict=True))
+        alone = (link, other, slot) if other >= 0 or not tree.merged else ()
+        kind = model.geom_type[ones[0]], model.geom_type[twos[0]], _slides(model, ones[0], twos[0])
+        groups.setdefault((alone, *map(int, kind)), []).append((link, other, ones, twos))
+    found = []
+    for group in groups.values():
+        ones = [geom for *_, own, _ in group for geom in own]
+        twos = [geom for *_, own in group for geom in own]
+        links = [(link, len(own)) for link, *_, own in group]
+        found.append(_pair(tree, _geom(tree, ones, [(group[0][1], len(ones))]), _geom(tree, twos, links)))
+    return found
+
+
+def _slides(model: mujoco.MjModel, a: Any, b: Any) -> np.ndarray:
+    """Whether pairs of geoms have friction."""
+    return np.asarray(np.maximum(model.geom_condim[a], model.geom_condim[b]) == 3)
+
+
+def _geom(tree: Tree, ids: list[int], links: list[tuple[int, int]]) -> Geom:
+    model = tree.model
+    poses = [tree.on_link(int(model.geom_bodyid[g]), model.geom_pos[g], model.geom_quat[g]) for g in ids]
+    capsule = model.geom_type[ids[0]] == GEOM.mjGEOM_CAPSULE
+    return Geom(
+        ids=ids,
+        links=links,
+        position=[constant([p[k] for _, p in poses]) for k in range(3)],
+        rotation=[[constant([r[i, j] for r, _ in poses]) for j in range(3)] for i in range(3)],
+        radius=constant(model.geom_size[ids, 0]),
+        half=constant(model.geom_size[ids, 1]) if capsule else 0.0,
+    )
+
+
+def _pair(tree: Tree, one: Geom, two: Geom) -> Pair:
+    """With the parameters that MuJoCo mixes from both."""
+    model, a, b = tree.model, np.array(one.ids), np.array(two.ids)
+    one_mix, two_mix = (
+        np.where(x < mujoco.mjMINVAL, 0, x) for x in (model.geom_solmix[a], model.geom_solmix[b])
+    )
+    none = one_mix + two_mix == 0
+    mix = ((one_mix + 0.5 * none) / (one_mix + two_mix + none))[:, None]
+    solimp = mix * model.geom_solimp[a] + (1 - mix) * model.geom_solimp[b]
+    first, second = model.geom_solref[a], model.geom_solref[b]
+    times = (first[:, :1] > 0) & (second[:, :1] > 0)
+    solref = np.where(times, mix * first + (1 - mix) * second, np.minimum(first, second))
+    slides = _slides(model, a, b)
+    mu = np.maximum(mujoco.mjMINMU, np.maximum(model.geom_friction[a, 0], model.geom_friction[b, 0])) * slides
+    weight = model.body_invweight0[model.geom_bodyid[a], 0] + model.body_invweight0[model.geom_bodyid[b], 0]
+    weight = np.where(slides, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, weight)
+    margin = model.geom_margin[a] + model.geom_margin[b]
+    return Pair(one, two, constant(mu), soft(weight, solref, solimp, margin, model.opt.timestep))

@@ -1,0 +1,141 @@
+"""The dynamics of many robots at once, behind the functions of one that tasks are written with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from td3_brax.envs.physics.mjx.dynamics import State
+from td3_brax.envs.physics.rigid.compute_once import holding
+from td3_brax.envs.physics.rigid.dynamics import Values
+from td3_brax.envs.physics.rigid.lanes import raw
+from td3_brax.envs.physics.rigid.steps import Steps, join, split
+from td3_brax.envs.physics.rigid.unsupported import unsupported_features
+
+ITERATIONS, LINE_SEARCH = 8, 3
+"""What solves the constraints. Of the states that random actions lead Ant to, one of 250 needs more than four
+iterations; with two places along a direction one of 25 would not be at its least."""
+
+
+@flax.struct.dataclass
+class Seen:
+    """What tasks may read of the last evaluation of the dynamics. What nobody reads is never computed."""
+
+    qfrc_constraint: jax.Array
+    """[nv] forces of contacts and limits."""
+    cfrc_ext: jax.Array
+    """[nbody, 6] contact forces on each body, torque about the tree's centre of mass, then force."""
+    xpos: jax.Array
+    """[nbody, 3] body frames."""
+    site_xpos: jax.Array
+    """[nsite, 3]."""
+
+
+class RigidPhysics:
+    """The dynamics of ``model``: a tree of joints with planes, spheres and capsules.
+
+    Args:
+        iterations: of Newton's method in each evaluation; on a CPU it stops where all robots are solved.
+            0: the one iteration of ``mjx.step`` with the model's own line search. None: that where the model
+            asks for one iteration, else enough to solve the constraints.
+        line_search: of the search along each of its directions.
+    Raises:
+        ValueError: a model with something that is not covered; the text names it.
+    """
+
+    def __init__(
+        self, model: mujoco.MjModel, iterations: int | None = None, line_search: int = LINE_SEARCH
+    ) -> None:
+        if missing := unsupported_features(model):
+            raise ValueError(f"a model with {', '.join(missing)}")
+        self.host = model
+        if iterations is None:
+            iterations = 0 if model.opt.iterations == 1 else ITERATIONS
+        self._steps = Steps(model, iterations, line_search)
+        self._dynamics = self._steps.apart
+        limited = model.actuator_ctrllimited.astype(bool)
+        self._range = [
+            np.where(limited, end, far).astype(np.float32)
+            for end, far in zip(model.actuator_ctrlrange.T, (-np.inf, np.inf), strict=True)
+        ]
+
+    def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
+        """``frames`` time steps with controls [nu] held: the state, and ``view`` of the last evaluation."""
+        after, last = batched_once(partial(self._frames, frames), state, ctrl)
+        return after, view(last)
+
+    def forward(self, state: State, ctrl: jax.Array) -> Seen:
+        """What the dynamics give at ``state``."""
+        return batched_once(self._here, state, ctrl)
+
+    def _here(self, state: State, ctrl: jax.Array) -> Seen:
+        """Of N robots."""
+        motors = [places for *_, places in self._dynamics.motors]
+        q, v, warm = self._split(state)
+        control = split(jnp.clip(ctrl, *self._range), motors)
+        return self._see(q, v, self._dynamics.evaluate(q, v, warm, control).qacc)
+
+    def _frames(self, frames: int, state: State, ctrl: jax.Array) -> tuple[State, Seen]:
+        """Of N robots."""
+        control = jnp.clip(ctrl, *self._range)
+        q, v, qacc, last_q, last_v = self._steps(frames, state.qpos, state.qvel, state.qacc, control)
+        seen = self._see(*self._split(State(qpos=last_q, qvel=last_v, qacc=qacc)))
+        return State(qpos=q, qvel=v, qacc=qacc), seen
+
+    def _split(self, state: State) -> tuple[Values, Values, Values]:
+        """Coordinates, velocities and accelerations of N robots, in lanes."""
+        tree = self._dynamics.tree
+        return split(state.qpos, tree.qpos), split(state.qvel, tree.qvel), split(state.qacc, tree.qvel)
+
+    def _see(self, q: Values, v: Values, qacc: Values) -> Seen:
+        """What tasks may read at coordinates ``q``, velocities ``v`` and accelerations ``qacc``."""
+        dynamics, model, tree = self._dynamics, self.host, self._dynamics.tree
+        like = raw(qacc[0])[:1]
+
+        def table(rows: list[Any], width: int) -> jax.Array:
+            """[N, rows, width] of numbers [1, N]."""
+            columns = [jnp.broadcast_to(raw(x), like.shape).astype(like.dtype) for row in rows for x in row]
+            whole = jnp.concatenate(columns).T if columns else jnp.zeros((like.shape[1], 0), like.dtype)
+            return whole.reshape(like.shape[1], len(rows), width)
+
+        held = dynamics.hold(q, v)
+        forces = held.forces(qacc)
+        pushed = zip(held.rows.push(forces), tree.qvel, strict=True)
+        full = tuple(jnp.broadcast_to(raw(x), (len(i), like.shape[1])).astype(like.dtype) for x, i in pushed)
+        places = [(b, np.zeros(3)) for b in range(model.nbody)]
+        places += list(zip(map(int, model.site_bodyid), model.site_pos, strict=True))
+        points = [dynamics.point(held.pose, body, offset) for body, offset in places]
+        return Seen(
+            qfrc_constraint=join(full, tree.qvel),
+            cfrc_ext=table(dynamics.contact_forces(held, forces), 6),
+            xpos=table(points[: model.nbody], 3),
+            site_xpos=table(points[model.nbody :], 3),
+        )
+
+
+def batched_once(of_many: Callable[..., Any], *inputs: Any) -> Any:
+    """``of_many`` environments [N, ...] for one; all that it is vmapped over are taken together."""
+
+    @jax.custom_batching.custom_vmap
+    def many(*inputs: Any) -> Any:
+        with holding(inputs[0].qpos):
+            return of_many(*inputs)
+
+    @many.def_vmap
+    def _(size: int, batched: Any, *inputs: Any) -> Any:
+        def flat(x: jax.Array, is_batched: bool) -> jax.Array:
+            x = x if is_batched else jnp.broadcast_to(x, (size, *x.shape))
+            return x.reshape(size * x.shape[1], *x.shape[2:])
+
+        out = many(*jax.tree.map(flat, inputs, tuple(batched)))
+        out = jax.tree.map(lambda x: x.reshape(size, x.shape[0] // size, *x.shape[1:]), out)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return jax.tree.map(lambda x: x[0], many(*jax.tree.map(lambda x: x[None], inputs)))

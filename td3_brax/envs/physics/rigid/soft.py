@@ -1,0 +1,84 @@
+"""How stiff limits and contacts are, as MuJoCo has it (its documentation, "Computation: impedance")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from td3_brax.envs.physics.rigid.lanes import Value, Vector, apply, constant, raw, where
+
+DEFAULT = 0.02, 1.0
+"""MuJoCo's ``solref``."""
+
+
+@dataclass
+class Soft:
+    """How stiff a constraint is, in MuJoCo's terms."""
+
+    weight: Value
+    """Inverse weight at the model's own position."""
+    stiffness: Value
+    damping: Value
+    solimp: Vector
+    """[5] as :func:`allowed` has it."""
+    margin: Value
+
+
+def allowed(solimp: np.ndarray) -> np.ndarray:
+    """``solimp`` [..., 5] as MuJoCo corrects it: within bounds, and without a width as one constant."""
+    low, high, width, middle, power = (solimp[..., i] for i in range(5))
+    low, high, middle = (np.clip(x, mujoco.mjMINIMP, mujoco.mjMAXIMP) for x in (low, high, middle))
+    flat, mean = width <= mujoco.mjMINVAL, (low + high) / 2
+    low, high = np.where(flat, mean, low), np.where(flat, mean, high)
+    return np.stack([low, high, np.where(flat, 1, width), middle, np.maximum(power, 1)], axis=-1)
+
+
+def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
+    """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
+
+    Where one of the two is direct and the other is not, MuJoCo takes its default.
+    """
+    time, ratio = solref[..., 0], solref[..., 1]
+    mixed = (time > 0) != (ratio > 0)
+    time, ratio = np.where(mixed, DEFAULT[0], time), np.where(mixed, DEFAULT[1], ratio)
+    high = np.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
+    safe = np.maximum(time, 2 * timestep)
+    with np.errstate(divide="ignore"):
+        k = np.where(time > 0, 1 / (high * safe * ratio) ** 2, -time / high**2)
+        b = np.where(ratio > 0, 2 / (high * safe), -ratio / high)
+    return k, b
+
+
+def soft(
+    weight: np.ndarray, solref: np.ndarray, solimp: np.ndarray, margin: np.ndarray, timestep: float
+) -> Soft:
+    """Of MuJoCo's parameters [lanes, ...]."""
+    k, b = spring(solref, solimp, timestep)
+    shape = [constant(x) for x in allowed(solimp).T]
+    return Soft(constant(weight), constant(k), constant(b), shape, constant(margin))
+
+
+def impedance(of: Soft, distance: Value) -> Value:
+    """MuJoCo's d(r)."""
+    low, high, width, middle, power = of.solimp
+    x = apply(jnp.minimum, apply(jnp.abs, distance * (1.0 / width)), 1.0)
+
+    def raised(base: Value, middle: Value) -> Value:
+        if power == 1.0:
+            return base
+        if power == 2.0:
+            return base * base / middle
+        return apply(jnp.power, base, power) / apply(jnp.power, middle, power - 1.0)
+
+    rising, falling = raised(x, middle), 1.0 - raised(1.0 - x, 1.0 - middle)
+    return low + where(raw(x) < raw(middle), rising, falling) * (high - low)
+
+
+def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
+    """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
+    d = impedance(of, distance)
+    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), mujoco.mjMINVAL)
+    return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance

@@ -1,0 +1,198 @@
+"""Which models the arithmetic of this folder covers, and what of another it lacks, by name.
+
+The list is closed: a field of MuJoCo's model that the arithmetic does not read must be off, unless no time
+step XX"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from td3_brax.envs.physics.rigid.pairs import touching
+from td3_brax.envs.physics.rigid.tree import GEOM, JOINT
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+READ = frozenset(
+    _words("""
+    qpos0 qpos_spring
+    body_parentid body_weldid body_jntadr body_jntnum body_pos body_quat body_ipos body_iquat body_mass
+    body_inertia body_invweight0
+    jnt_type jnt_qposadr jnt_dofadr jnt_limited jnt_solref jnt_solimp jnt_pos jnt_axis jnt_stiffness jnt_range
+    jnt_margin
+    dof_armature dof_damping dof_invweight0
+    geom_type geom_contype geom_conaffinity geom_condim geom_bodyid geom_solmix geom_solref geom_solimp
+    geom_size geom_pos geom_quat geom_friction geom_margin
+    site_bodyid site_pos
+    actuator_trnid actuator_ctrllimited actuator_ctrlrange actuator_gear
+    opt.timestep opt.impratio opt.gravity opt.integrator opt.iterations opt.ls_iterations opt.tolerance
+    opt.ls_tolerance opt.disableflags
+    """)
+)
+"""What the arithmetic reads of a model."""
+
+MADE = frozenset(
+    _words("""
+    nq nv nu nactuator nout nbody njnt ntree nM nB nC nD ngeom nJmom
+    body_rootid body_dofnum body_dofadr body_treeid body_geomnum body_geomadr body_simple body_sameframe
+    body_subtreemass body_margin body_contype body_conaffinity body_bvhadr body_bvhnum
+    jnt_bodyid dof_bodyid dof_jntid dof_parentid dof_treeid dof_Madr dof_simplenum dof_M0 dof_length
+    tree_bodyadr tree_bodynum tree_dofadr tree_dofnum
+    geom_sameframe geom_aabb geom_rbound
+    actuator_ctrladr actuator_outadr actuator_acc0 actuator_length0
+    B_rownnz B_rowadr B_colind M_rownnz M_rowadr M_colind mapM2M D_rownnz D_rowadr D_diag D_colind
+    mapM2D mapD2M
+    """)
+)
+"""What MuJoCo's compiler makes of what is read."""
+
+IDLE = frozenset(
+    _words("""
+    dof_solref dof_solimp tree_sleep_policy jnt_actfrcrange geom_fluid geom_dataid
+    actuator_dynprm actuator_biasprm actuator_actrange actuator_forcerange actuator_cranklength
+    actuator_lengthrange
+    opt.noslip_tolerance opt.ccd_tolerance opt.ccd_iterations opt.sleep_tolerance opt.wind opt.magnetic
+    opt.o_margin opt.o_solref opt.o_solimp opt.o_friction opt.jacobian opt.sdf_initpoints opt.sdf_iterations
+    """)
+)
+"""What is read only beside another feature, which is refused."""
+
+UNSEEN = _words("""
+    vis stat signature names names_map paths narena nbuffer njmax nconmax nnames npaths nkey nmat ncam nlight
+    nsite nuserdata npolygonmax nmeshdegmax nuser_ ntex nskin nmesh nhfield nbvh noct nsensor nnumeric ntext
+    ntuple name_ key_ cam_ light_ mat_ tex_ skin_ mesh_ hfield_ bvh_ oct_ site_ sensor_ numeric_ text_ tuple_
+    """)
+"""How the names of what no time step reads begin, or what they are: pictures, names, sensors, keyframes."""
+
+MARKS = ("_user", "_group", "_rgba", "_matid")
+"""How they end."""
+
+OFF: dict[str, Any] = {
+    "body_mocapid": -1,
+    "body_plugin": -1,
+    "jnt_actuatorid": -1,
+    "geom_plugin": -1,
+    "actuator_plugin": -1,
+    "actuator_actadr": -1,
+    "actuator_historyadr": -1,
+    "actuator_ctrlnum": 1,
+    "actuator_outnum": 1,
+    "actuator_trntype": mujoco.mjtTrn.mjTRN_JOINT,
+    "actuator_gaintype": mujoco.mjtGain.mjGAIN_FIXED,
+    "actuator_biastype": mujoco.mjtBias.mjBIAS_NONE,
+    "actuator_dyntype": mujoco.mjtDyn.mjDYN_NONE,
+    "actuator_gainprm": np.eye(1, mujoco.mjNGAIN)[0],
+    "opt.solver": mujoco.mjtSolver.mjSOL_NEWTON,
+    "opt.cone": mujoco.mjtCone.mjCONE_PYRAMIDAL,
+}
+"""What the fields that are left hold where a feature is off, if that is not 0."""
+
+FLUID = "a fluid"
+MOTORS = "actuators other than plain motors on hinges and slides"
+NAMES = {
+    "actuators with armature or damping": "actuator_armature actuator_damping jnt_actuatorid",
+    "actuators or sensors with a delay": "actuator_delay actuator_history nhistory",
+    "activations": "actuator_act na",
+    MOTORS: "actuator_force actuator_trn actuator_dyn actuator_gain actuator_bias actuator_ctrl actuator_out",
+    "groups of actuators that are off": "opt.disableactuator",
+    "joints of limited force": "jnt_actfrclimited",
+    "springs that are not linear": "jnt_stiffnesspoly",
+    "damping that is not linear": "dof_dampingpoly",
+    "friction in joints": "dof_frictionloss",
+    "bodies moved from outside": "body_mocapid nmocap",
+    "compensated gravity": "body_gravcomp ngravcomp flg_gravcomp jnt_actgravcomp",
+    "surfaces that move": "geom_surfacevel flg_surfacevel",
+    "shapes that stick": "geom_adhesion flg_adhesion",
+    "contact priorities or gaps": "geom_priority geom_gap",
+    "explicit pairs or exclusions of contacts": "npair pair_ nexclude exclude_",
+    "equality constraints": "neq eq_ nemax",
+    "tendons": "ntendon tendon_ ten_ nJten wrap_ nwrap",
+    "bodies that bend": "flex nflex nJf efm nefm",
+    "plugins": "plugin nplugin body_plugin geom_plugin actuator_plugin",
+    FLUID: "opt.density opt.viscosity",
+    "elliptic friction cones": "opt.cone",
+    "another solver than Newton's method": "opt.solver opt.noslip_iterations",
+    "switches of MuJoCo's other than eulerdamp": "opt.enableflags",
+}
+"""What features are called, and how the names of their fields begin; other fields have their own names."""
+
+KNOWN_FLAGS = int(mujoco.mjtDisableBit.mjDSBL_EULERDAMP)
+INTEGRATORS = (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_RK4)
+
+
+def fields(model: mujoco.MjModel) -> dict[str, np.ndarray]:
+    """All that ``model`` holds, by name, the options as ``opt.x``; but for pictures, names and the like."""
+    of_model = {name: getattr(model, name) for name in dir(model) if not _unseen(name) and name != "opt"}
+    of_option = {f"opt.{name}": getattr(model.opt, name) for name in dir(model.opt) if name[0] != "_"}
+    return {key: np.asarray(x) for key, x in (of_model | of_option).items() if not callable(x)}
+
+
+def _unseen(name: str) -> bool:
+    return (name.startswith(("_", *UNSEEN)) and name not in READ) or name.endswith(MARKS)
+
+
+def unsupported_features(model: mujoco.MjModel) -> list[str]:
+    """What ``model`` has that is not covered; nothing where all is."""
+    known = READ | MADE | IDLE
+    left = {name: x for name, x in fields(model).items() if name not in known}
+    on = [_named(name) for name, x in left.items() if (x != np.asarray(OFF.get(name, 0))).any()]
+    return list(dict.fromkeys(on + _unsupported_values(model)))
+
+
+def _named(field: str) -> str:
+    return next((name for name, starts in NAMES.items() if field.startswith(tuple(starts.split()))), field)
+
+
+def _unsupported_values(model: mujoco.MjModel) -> list[str]:
+    """What the fields that are read hold, and is not covered."""
+    joints = model.actuator_trnid[model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT, 0]
+    free = model.jnt_type == JOINT.mjJNT_FREE
+    pairs = np.array(touching(model), int).reshape(-1, 2)
+    types = model.geom_type[pairs]
+    weld = model.body_weldid[model.geom_bodyid[pairs]]
+    planes = types == GEOM.mjGEOM_PLANE
+    round_ones = (types == GEOM.mjGEOM_SPHERE) | (types == GEOM.mjGEOM_CAPSULE)
+    dim = model.geom_condim[pairs].max(axis=1)
+    give = model.body_invweight0[model.geom_bodyid[pairs], 0].sum(axis=1)  # 0: as hard as rounding lets it be
+    features = {
+        "ball joints": (model.jnt_type == JOINT.mjJNT_BALL).any(),
+        "a free joint that is not the first": free[1:].any(),
+        "a free joint with a spring": model.jnt_stiffness[free].any(),
+        "limits whose margins overlap": _close(model).any(),
+        "no joints": model.njnt == 0,
+        "shapes that touch and are not planes, spheres or capsules": not (planes | round_ones).all(),
+        "planes that move": (planes & (weld != 0)).any(),
+        "shapes of the world that are not planes": (~planes & (weld == 0)).any(),
+        "capsules that stay parallel": _parallel(model, pairs),
+        "contacts of bodies that cannot give way": (give <= mujoco.mjMINVAL).any(),
+        "contacts that turn or roll": not np.isin(dim, (1, 3)).all(),
+        MOTORS: free[joints].any(),
+        "joints with several motors": len(set(joints)) < len(joints),
+        "another integrator than Euler's and Runge and Kutta's": model.opt.integrator not in INTEGRATORS,
+        "switches of MuJoCo's other than eulerdamp": model.opt.disableflags & ~KNOWN_FLAGS,
+    }
+    return [name for name, there in features.items() if there]
+
+
+def _parallel(model: mujoco.MjModel, pairs: np.ndarray) -> bool:
+    """Whether two capsules that can touch, then at two points, have one direction wherever the joints are."""
+    capsules = pairs[(model.geom_type[pairs] == GEOM.mjGEOM_CAPSULE).all(axis=1)]
+    data, rng = mujoco.MjData(model), np.random.default_rng(0)
+    apart = np.zeros(len(capsules), bool)
+    for _ in range(3):
+        data.qpos[:] = model.qpos0 + rng.uniform(-1, 1, model.nq)
+        mujoco.mj_kinematics(model, data)
+        one, two = data.geom_xmat.reshape(-1, 3, 3)[capsules.T, :, 2]
+        apart |= np.linalg.norm(np.cross(one, two), axis=1) > 1e-9
+    return not apart.all()
+
+
+def _close(model: mujoco.MjModel) -> np.ndarray:
+    """[njnt] whether both limits can push at once."""
+    limited = model.jnt_limited.astype(bool)
+    return np.asarray(limited & (np.ptp(model.jnt_range, axis=1) < 2 * model.jnt_margin))

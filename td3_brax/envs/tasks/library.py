@@ -1,0 +1,142 @@
+"""Tasks of libraries in brax's manner, carrying only what their next step reads.
+
+A brax ``State`` on the mjx backend is about 12 KB for Ant, most of it results that the next step never
+looks at. Which leaves it does read follows from the traced step by dead-code elimination; only those
+are kept between steps, so that resets, checkpoints and memory traffic stay small.
+
+Tracing MJX takes seconds each time, so it is done once: a program traces what is left of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+from jax.interpreters import partial_eval
+
+from td3_brax.envs.physics.mjx.patched import precise
+from td3_brax.envs.task import Step
+
+
+class WrappedTask:
+    """``env``, with ``reset(key)`` and ``step(state, action)`` of states that hold ``obs``, ``reward`` and
+    ``done``, as a :class:`td3_brax.envs.task.Task`.
+
+    Args:
+        model: that it simulates.
+        positions: of a state, that model's [nq].
+        observe: which array of the state's ``obs`` is the observation [O].
+    """
+
+    def __init__(
+        self,
+        name: str,
+        env: Any,
+        model: mujoco.MjModel,
+        positions: Callable[[Any], jax.Array],
+        observe: Callable[[Any], jax.Array] = lambda obs: obs,
+    ) -> None:
+        self.name = name
+        self.model, self.dt = model, float(env.dt)
+        self._env, self._positions = env, positions
+        self._observe = observe
+        self.action_size = int(env.action_size)
+        self.action_low = -np.ones(self.action_size, np.float32)
+        self.action_high = np.ones(self.action_size, np.float32)
+
+        with precise():
+            reset, full = jax.make_jaxpr(env.reset, return_shape=True)(jax.random.key(0))
+            action = jax.ShapeDtypeStruct((self.action_size,), jnp.float32)
+            step = jax.make_jaxpr(env.step)(full, action)
+        # Not env.observation_size, which in brax runs a reset operation by operation: most of a minute.
+        self.obs_size = int(observe(full.obs).shape[-1])
+        self._shapes, self._treedef = jax.tree.flatten(full)
+        self.open_loops = "while" in _primitives(step.jaxpr, set())
+        paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(full)]
+        asked = [path.startswith((".obs", ".reward", ".done")) for path in paths]
+        self._live = _live_inputs(step.jaxpr, asked)
+        self._told = [a or b for a, b in zip(asked, self._live, strict=True)]
+        self._reset = _part(reset, [True], self._told)
+        self._next = _part(step, [*self._live, True], self._told)
+
+    def reset(self, key: jax.Array) -> tuple[list[jax.Array], jax.Array]:
+        """See :class:`td3_brax.envs.task.Task`."""
+        state = self._expand(self._reset(key), self._told)
+        return self._compact(state), self._observe(state.obs)
+
+    def step(self, state: list[jax.Array], action: jax.Array) -> Step:
+        """See :class:`td3_brax.envs.task.Task`."""
+        return self._seen(self._expand(self._next(*state, action), self._told))
+
+    def shown(self, state: list[jax.Array], action: jax.Array) -> tuple[Step, jax.Array]:
+        """See :class:`td3_brax.envs.task.Task`."""
+        with precise():
+            after = self._env.step(self._expand(state, self._live), action)
+        return self._seen(after), self._positions(after)
+
+    def _seen(self, after: Any) -> Step:
+        """What a step says, of the library's state after it."""
+        return Step(
+            state=self._compact(after),
+            obs=self._observe(after.obs),
+            reward=after.reward,
+            terminated=after.done > 0.5,
+        )
+
+    def _compact(self, state: Any) -> list[jax.Array]:
+        return [leaf for leaf, live in zip(jax.tree.leaves(state), self._live, strict=True) if live]
+
+    def _expand(self, leaves: list[jax.Array], which: list[bool]) -> Any:
+        """The library's state of the leaves ``which`` holds; the others are zeros."""
+        rest = iter(leaves)
+        return jax.tree.unflatten(
+            self._treedef,
+            [
+                next(rest) if there else jnp.zeros(leaf.shape, leaf.dtype)
+                for leaf, there in zip(self._shapes, which, strict=True)
+            ],
+        )
+
+
+def _part(whole: ClosedJaxpr, inputs: list[bool], outputs: list[bool]) -> Callable[..., list[jax.Array]]:
+    """The part of a traced function that makes the ``outputs``, of the ``inputs`` alone."""
+    jaxpr, _ = partial_eval.dce_jaxpr(whole.jaxpr, outputs, instantiate=inputs)
+    part: Callable[..., list[jax.Array]] = jaxpr_as_fun(ClosedJaxpr(jaxpr, whole.consts))
+    return part
+
+
+def _live_inputs(step: Any, asked: list[bool]) -> list[bool]:
+    """Which state leaves ``step`` reads, over any number of steps, for the outputs ``asked`` for."""
+    live = [False] * len(asked)
+    while True:
+        used = [a or b for a, b in zip(asked, live, strict=True)]
+        grown = [a or b for a, b in zip(live, reads(step, used), strict=False)]
+        if grown == live:
+            return live
+        live = grown
+
+
+def reads(jaxpr: Any, used: list[bool]) -> list[bool]:
+    """Which inputs the ``used`` outputs of ``jaxpr`` need."""
+    return list(partial_eval.dce_jaxpr(jaxpr, used)[1])
+
+
+def _primitives(jaxpr: Any, seen: set[int]) -> set[str]:
+    """Names of all primitives in ``jaxpr``; inner functions that are shared are visited once."""
+    if id(jaxpr) in seen:
+        return set()
+    seen.add(id(jaxpr))
+    names = set()
+    for eqn in jaxpr.eqns:
+        names.add(eqn.primitive.name)
+        for value in eqn.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    names |= _primitives(inner, seen)
+    return names

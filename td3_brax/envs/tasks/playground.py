@@ -1,0 +1,66 @@
+"""MuJoCo Playground's tasks."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from td3_brax.envs.suppress import silent
+from td3_brax.envs.tasks.library import WrappedTask
+from td3_brax.names import PLAYGROUND
+from td3_brax.option import ConfigError, nearest
+
+
+class PlaygroundTask(WrappedTask):
+    """A task of ``mujoco_playground``, on MJX's JAX implementation unless ``args`` say otherwise.
+
+    Where observations are named, the one that a robot itself has is taken: ``state``.
+
+    Args:
+        name: a name that Playground registers.
+        args: overrides of the task's own configuration, such as ``{"impl": "warp"}``.
+    Raises:
+        ConfigError: it is not installed, has no such task or override, or can't get a robot's model.
+    """
+
+    def __init__(self, name: str, args: Mapping[str, Any]) -> None:
+        with silent():
+            try:
+                from mujoco_playground import registry
+            except ImportError as error:
+                raise ConfigError(
+                    "env",
+                    PLAYGROUND + name,
+                    f"needs MuJoCo Playground: pip install 'td3-brax[playground]' ({error})",
+                ) from None
+            if name not in registry.ALL_ENVS:
+                named = [PLAYGROUND + other for other in registry.ALL_ENVS]
+                raise ConfigError(
+                    "env",
+                    PLAYGROUND + name,
+                    f"Playground has no such task{nearest(PLAYGROUND + name, named)}; {', '.join(named)}",
+                )
+            known = registry.get_default_config(name)
+            for key in args:
+                if key not in known:
+                    raise ConfigError(
+                        "env_args", key, f"{name} takes {', '.join(known)}{nearest(key, known)}"
+                    )
+            try:
+                env = registry.load(name, config_overrides={"impl": "jax"} | dict(args))
+            except (subprocess.CalledProcessError, OSError) as error:
+                raise ConfigError(
+                    "env",
+                    PLAYGROUND + name,
+                    "Playground gets this robot's model by git, once, from github.com/google-deepmind/"
+                    f"mujoco_menagerie, and has not got it whole: {error}",
+                ) from None
+        super().__init__(PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, own_observation)
+
+
+def own_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
+    """[O] the observation, or of named ones ``state``."""
+    return obs["state"] if isinstance(obs, Mapping) else obs

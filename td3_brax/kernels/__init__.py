@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs, written by hand with Pallas and Triton."""

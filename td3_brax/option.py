@@ -1,0 +1,103 @@
+"""One option: its default, help text, allowed values, and the error for a wrong value."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """An option that can't be used. Its text is one line: option, value, what is allowed."""
+
+    def __init__(self, option: str, value: object, allowed: str) -> None:
+        super().__init__(f"--{option}={show(value)}: {allowed}")
+
+
+def show(value: object) -> str:
+    """A value as one would type it on the command line, on one line."""
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(show(item) for item in value) + "]"
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return text if text.isprintable() else ascii(text)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``" (did you mean X?)"`` for the closest of ``names``, or nothing where none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def option(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+    words: Mapping[str, int] | None = None,
+    patterns: Mapping[str, re.Pattern[str]] | None = None,
+    mapping: bool = False,
+    may_change: bool = False,
+    varies: bool = False,
+) -> Any:
+    """A dataclass field with what the command line says of it and the values (or words) it allows.
+
+    Args:
+        patterns: what makes a value one of the choices too, each by what it looks like.
+        mapping: whether the text is a JSON object.
+        may_change: whether a run that goes on may have another value than before.
+        varies: whether members of one program may differ in it.
+    """
+    bounds = {"above": above, "at_least": at_least, "at_most": at_most}
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "group": group,
+            "help": help,
+            "choices": choices,
+            "words": words or {},
+            "patterns": patterns or {},
+            "mapping": mapping,
+            "may_change": may_change,
+            "varies": varies,
+            **bounds,
+        },
+    )
+
+
+def names_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """What an option that takes names allows, with a pattern for those that are not listed."""
+    meta = field.metadata
+    return (*meta["choices"], *meta["patterns"])
+
+
+def check_field(field: dataclasses.Field[Any], value: Any) -> None:
+    """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
+    meta = field.metadata
+    given = any(pattern.fullmatch(str(value)) for pattern in meta["patterns"].values())
+    names = names_of(field)
+    if names and value not in meta["choices"] and not given:
+        allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"
+        raise ConfigError(field.name, value, allowed)
+    numbers = value if isinstance(value, tuple) else (value,)
+    if field.name == "hidden_sizes" and not numbers:
+        raise ConfigError(field.name, value, "must name at least one layer, such as [256,256]")
+    for number in numbers:
+        if isinstance(number, bool | str):
+            continue
+        if not math.isfinite(number):
+            raise ConfigError(field.name, value, "must be finite")
+        if meta["above"] is not None and number <= meta["above"]:
+            raise ConfigError(field.name, value, f"must be above {show(meta['above'])}")
+        if meta["at_least"] is not None and number < meta["at_least"]:
+            raise ConfigError(field.name, value, f"must be at least {show(meta['at_least'])}")
+        if meta["at_most"] is not None and number > meta["at_most"]:
+            raise ConfigError(field.name, value, f"must be at most {show(meta['at_most'])}")

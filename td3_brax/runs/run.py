@@ -1,0 +1,283 @@
+"""The main job on the host: build, run chunks, evaluate, track, save."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from td3_brax.algorithm.schedule import make_schedule
+from td3_brax.config import Config
+from td3_brax.option import ConfigError
+from td3_brax.runs import hosts, resuming
+from td3_brax.runs.closing import closing_lines
+from td3_brax.runs.formatting import command, counted
+from td3_brax.runs.record import POLICIES, Record
+from td3_brax.runs.resuming import Start
+from td3_brax.runs.signals import DIVERGED, FAILED, PREEMPTED, TERMINATED, Signals
+from td3_brax.runs.tracking import Display, Report, one_line
+from td3_brax.runs.versions import versions
+from td3_brax.runs.wandb_run import WandbRun
+
+Callback = Callable[[Report], object]
+"""Takes each report (a line of ``metrics.jsonl``); one that returns True stops the run, as Ctrl-C does."""
+
+
+class Run:
+    """A run in its folder, from its first chunk or from a checkpoint on."""
+
+    def __init__(
+        self, config: Config, out: Path, start: Start | None, began: float, callback: Callback | None = None
+    ) -> None:
+        """``began``: when the command started (``time.perf_counter``)."""
+        from td3_brax.runs.checkpoint import Checkpoints
+
+        self.config, self.out, self.schedule = config, out, make_schedule(config)
+        self._callback = callback
+        self.display = Display(self.schedule.total_env_steps, quiet=not hosts.first())
+        self.checkpoints = Checkpoints(out, config.checkpoint_keep, start.path if start else None)
+        self._began = self._saved = self._command = began
+        self._start = start
+        self._blocked_s = 0.0
+        self._told = False
+        self._whole = False
+        """Whether what was learnt since the last save is as a checkpoint may have it: between chunks."""
+        self._error: BaseException | None = None
+        """Of the callback."""
+        self._trained_s = self._evaluated_s = 0.0
+        if start:
+            self._began -= start.outcome.wall_s
+
+    def train(self, signals: Signals) -> int:
+        """All chunks that are left; returns the exit code.
+
+        What the callback raises ends the run as Ctrl-C does, saved, and is raised then.
+        """
+        display, schedule, start = self.display, self.schedule, self._start
+        common = dataclasses.replace(self.config, out="", wandb="disabled", film=False)
+        hosts.check_alike((common, versions(), start and start.outcome.chunk))
+        if start and start.outcome.chunk >= schedule.chunks:
+            display.line(f"{self.out} is complete: {start.outcome.env_steps:,} steps; nothing to do")
+            return 0
+        wandb = None
+        if self.config.wandb != "disabled":
+            before = start.wandb_id if start else None
+            wandb = WandbRun(self.config, self.out, before, signals.stop, display.line)
+        import jax
+
+        from td3_brax.algorithm import shards
+        from td3_brax.runs.program import Program
+
+        imported = time.perf_counter()
+        self.program = Program([self.config], display.line, shards.split(self.config.devices))
+        self.record = Record(self.config, self.out, display.line, wandb, start.outcome if start else None)
+        if start:
+            self._go_on(start)
+            self._start = start = None
+        else:
+            self.program.begin()
+        state = self.record.outcome
+        asked, chunk = self.config.total_env_steps, schedule.env_steps
+        up = f" ({asked:,} rounded up to whole reports of {chunk:,})" * (asked != schedule.total_env_steps)
+        updates = f"{counted(schedule.updates, 'update')} of {self.config.batch_size}"
+        display.line(
+            f"{self.config.env}: {counted(schedule.total_env_steps, 'step')}{up} in "
+            f"{counted(self.config.num_envs, 'environment')}, {updates} after every "
+            f"{counted(schedule.steps, 'vector step')}; greedy evaluation every "
+            f"{schedule.chunks_per_eval * chunk:,} steps; writing to {self.out}"
+        )
+        self._saved = time.perf_counter()
+        self.phases = self._phases(imported, self._saved)
+        parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in self.phases.items())
+        display.line(f"training begins after {self._saved - self._command:.1f} s: {parts}")
+        if hosts.count() > 1:
+            display.line(
+                f"{hosts.count()} hosts train together; where one is lost all end (75, or JAX's 134), and "
+                f"{command('train', '--resume', self.out)} on all goes on from the last checkpoint"
+            )
+        signals.training = True
+        display.begin(state.env_steps, state.best)
+        code = 0
+        try:
+            while not (code or self.record.complete):
+                code = self._chunk(signals)
+        except BaseException as error:
+            self._rescue()
+            if hosts.count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
+                raise
+            again = command("train", "--resume", self.out if hosts.first() else "RUN")
+            raise hosts.HostLostError(
+                f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is good: "
+                f"start all again with {again}"
+            ) from None
+        finally:
+            display.close()
+        self.checkpoints.wait()
+        self._warn_of_saving()
+        if code == 0:
+            self.checkpoints.prune(1)
+        self.record.log.close()
+        problem = "" if code in (PREEMPTED, DIVERGED) else self.record.problem()
+        self._close(code, problem)
+        code = code or FAILED * bool(problem)
+        times = self.phases | {"compile": self.program.compile_s}
+        times |= {"train": self._trained_s, "eval": self._evaluated_s}
+        summary: Report = {f"time/{part}_s": seconds for part, seconds in times.items()}
+        summary |= {"compile_cache_hit": self.program.cached, "device": versions()["device"]}
+        self.record.close(1 if self._error else code, code == PREEMPTED, summary)
+        if self._error:
+            raise self._error
+        return code
+
+    def _rescue(self) -> None:
+        """Save what was learnt, where anything but the learning itself has failed."""
+        if self._whole and self.config.checkpoint_every_min and hosts.count() == 1:
+            with contextlib.suppress(Exception):  # the error that led here is the one to tell
+                self._save()
+        self.checkpoints.wait()
+        self.record.log.close()
+        if self.record.wandb:
+            self.record.wandb.close(1, False, {}, [])
+
+    def _phases(self, imported: float, ready: float) -> dict[str, float]:
+        """Seconds of each part of the start, from the command on."""
+        program = self.program
+        phases = {
+            "import": imported - self._command,
+            "model": program.model_s,
+            "trace": program.trace_s,
+            "compile": program.compile_s - program.trace_s,
+        }
+        return phases | {"state": ready - self._command - sum(phases.values())}
+
+    def _go_on(self, start: Start) -> None:
+        """Put everything back as it was at the checkpoint."""
+        from td3_brax.runs.checkpoint import CheckpointError
+
+        resuming.put_back(self.out, self.config, start.files)
+        self.record.go_on(*start.tail)
+        try:
+            self.program.restore(start.arrays)
+        except CheckpointError as error:
+            raise ConfigError("resume", str(self.out), f"its checkpoint does not fit: {error}") from None
+        line = self.display.line
+        line(f"going on from {start.outcome.env_steps:,} of {self.schedule.total_env_steps:,} steps")
+        for name, version in versions().items():
+            if start.versions.get(name) != version:
+                line(
+                    f"note: begun with {name} {start.versions.get(name)}, going on with {version}: "
+                    "not bit for bit"
+                )
+
+    def _chunk(self, signals: Signals) -> int:
+        """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
+        record, state, config = self.record, self.record.outcome, self.config
+        began, self._whole = time.perf_counter(), False
+        (report,) = self.program.run_chunk()
+        self._trained_s += time.perf_counter() - began
+        before = state.env_steps
+        record.advance(report)
+        stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
+        if record.due and not stopped:
+            report |= self._evaluate()
+        report |= {
+            "wall_s": time.perf_counter() - self._began,
+            "time/compile_s": self.program.compile_s,
+            "time/checkpoint_s": self._blocked_s,
+        }
+        state.wall_s, self._blocked_s = report["wall_s"], 0.0
+        record.log.write(report)
+        if stopped:
+            record.track(report)
+            self.display.line(
+                f"stopped: a gradient was not finite, first between {before:,} and "
+                f"{state.env_steps:,} steps; the updates with it were not made"
+            )
+            return DIVERGED
+        self._whole = True
+        if self._call_back(report):
+            signals.stop()
+        due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
+        asked, save = hosts.most(signals.code, due)
+        # A signal that came while the hosts agreed is kept, for the next chunk: the others don't know of it.
+        signals.code = asked or signals.code
+        code = 0 if record.complete else asked
+        self._warn_of_saving()
+        if config.checkpoint_every_min and (save or code or record.complete):
+            self._save()
+        elif code == PREEMPTED:
+            code = TERMINATED
+        if code != PREEMPTED and (code or record.complete):
+            # Not what a run which was not stopped would report: it takes the last line's place.
+            if not record.due:
+                report |= self._evaluate()
+            report |= self._score_kept()
+            record.log.rewrite_last(report)
+        record.track(report)
+        self.display.show(report)
+        return code
+
+    def _call_back(self, report: Report) -> bool:
+        """Whether the caller wants the run to stop: by saying so, or by an error, which is for later."""
+        try:
+            answer = self._callback(report) if self._callback else None
+            return bool(isinstance(answer, bool | np.bool_) and answer)
+        except BaseException as error:
+            self._error = error
+            return True
+
+    def _evaluate(self) -> Report:
+        """Score the present policy."""
+        (scored,) = self.program.evaluate([self.record.outcome.env_steps])
+        self._evaluated_s += scored["time/eval_s"]
+        return self.record.evaluated(scored, lambda meta: self.program.policy(0, meta))
+
+    def _score_kept(self) -> Report:
+        """Score the best policy once more: the greatest of many noisy returns is above what it earns."""
+        kept = self.record.kept
+        return self.record.scored_again(self.program.score_kept({0: kept})[0]) if kept else {}
+
+    def _save(self) -> None:
+        """Begin a checkpoint; training waits for the copy, not for the disk."""
+        began = time.perf_counter()
+        record = self.record
+        size = self.checkpoints.save(
+            self.program.state,
+            {
+                "env_steps": record.outcome.env_steps,
+                "outcome": dataclasses.asdict(record.outcome),
+                "tail": record.log.tail,
+                "wandb_id": record.wandb.id if record.wandb else None,
+                "versions": versions(),
+            },
+            [self.out / name for name in POLICIES],
+            self.config.checkpoint_replay,
+        )
+        self._saved, self._whole = time.perf_counter(), False
+        self._blocked_s = self._saved - began
+        if not self._told:
+            self._told = True
+            replay = self.program.replay_bytes if self.config.checkpoint_replay else 0
+            self.display.line(
+                f"checkpoint of {size / 1e6:,.0f} MB, of which replay {replay / 1e6:,.0f} MB; "
+                f"training waited {self._blocked_s:.1f} s"
+            )
+
+    def _warn_of_saving(self) -> None:
+        if error := self.checkpoints.failure():
+            why = one_line(error)
+            self.display.line(f"warning: the checkpoint could not be written ({why}); the one before stays")
+
+    def _close(self, code: int, problem: str) -> None:
+        """Draw the curve, and say how the run ended."""
+        if not hosts.first():
+            return
+        state = self.record.outcome
+        if code != PREEMPTED:
+            self.record.draw()
+        for text in closing_lines(self.config, self.out, state, code, problem, self.program.compile_s):
+            self.display.line(text)
