@@ -52,7 +52,7 @@ def test_scores_are_those_of_a_plain_loop(keys):
         assert scores.states[i] == len(early)
         np.testing.assert_allclose(scores.returns[i], sum(rewards), rtol=1e-5)
         np.testing.assert_allclose(scores.value_sum[i], sum(says[t] for t in early), rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(scores.later_sum[i], sum(later), rtol=1e-5)
+        np.testing.assert_allclose(scores.true_value_sum[i], sum(later), rtol=1e-5)
         cut += len(rewards) == LIMIT
     assert 0 < cut < len(births)
 
@@ -73,7 +73,7 @@ def test_what_breaks_counts_up_to_there(keys):
     broken = 0.1 * births > 0.05
     assert broken.any()
     np.testing.assert_array_equal(scores.broken, broken)
-    for name in ("returns", "lengths", "value_sum", "later_sum", "states"):
+    for name in ("returns", "lengths", "value_sum", "true_value_sum", "states"):
         column = np.asarray(getattr(scores, name))
         assert np.isfinite(column).all()
         assert not column[broken].any()

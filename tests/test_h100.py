@@ -146,7 +146,7 @@ def test_four_gpus_reduce_once_per_update() -> None:
     config = resolve(small | {"report_every": 2048, "updates_per_env_step": 4 / 64, "devices": 4}, "gpu")
     loop = build.build(config, Toy(30.0))
     state = jax.eval_shape(build.jit_init(loop, config))
-    specs = shards.STATE, (shards.STATE, shards.ALIKE)
+    specs = shards.SPLIT_STATE, (shards.SPLIT_STATE, shards.REPLICATED)
     counts = aot.count(
         aot.compile_for(
             loop.train_chunk, (state,), donate_argnums=0, devices=4, in_specs=specs[:1], out_specs=specs[1]

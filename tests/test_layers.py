@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from td3_brax.algorithm.apply import apply, apply_first, in_kernels
+from td3_brax.algorithm.apply import apply, apply_by_kernels, apply_first
 from td3_brax.algorithm.networks import Actor, Critic
 from td3_brax.algorithm.packing import pack, unpack
 from td3_brax.commands.bench import aot
@@ -53,7 +53,7 @@ def test_values_and_gradients_are_those_of_flax(name: str, rows: int) -> None:
     with jax.enable_x64(True):
         inputs = inputs_of(network, rows)
         params = packed(network, *inputs).astype(jnp.float64)
-        by_kernels = partial(in_kernels, network, None, interpret=True)
+        by_kernels = partial(apply_by_kernels, network, None, interpret=True)
         got = jax.jit(partial(values_and_gradients, by_kernels))(params, *inputs)
         wanted = values_and_gradients(partial(apply, network), params, *inputs)
     for mine, theirs in zip(got, wanted, strict=True):
@@ -65,7 +65,7 @@ def test_members_side_by_side_are_as_alone() -> None:
     network = NETWORKS["twins"]
     inputs = [x.reshape(3, 20, -1) for x in inputs_of(network, 60, np.float32)]
     params = jnp.stack([packed(network, *(x[0] for x in inputs), seed=seed) for seed in range(3)])
-    made = partial(values_and_gradients, partial(in_kernels, network, None, interpret=True))
+    made = partial(values_and_gradients, partial(apply_by_kernels, network, None, interpret=True))
     together, alone = jax.jit(jax.vmap(made))(params, *inputs), jax.jit(made)
     for i in range(3):
         for mine, theirs in zip(together, alone(params[i], *(x[i] for x in inputs)), strict=True):
@@ -76,7 +76,7 @@ def test_the_first_critic_of_an_ensemble() -> None:
     network = NETWORKS["wider than a tile"]
     inputs = inputs_of(network, 30, np.float32)
     params = packed(network, *inputs)
-    got = in_kernels(network, 1, params, *inputs, interpret=True)[0]
+    got = apply_by_kernels(network, 1, params, *inputs, interpret=True)[0]
     np.testing.assert_allclose(got, apply(network, params, *inputs)[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(got, apply_first(network, params, *inputs), rtol=1e-5, atol=1e-5)
 
@@ -85,7 +85,7 @@ def test_leading_axes_are_kept() -> None:
     network = NETWORKS["actor"]
     (obs,) = inputs_of(network, 12, np.float32)
     params = packed(network, obs)
-    got = in_kernels(network, None, params, obs.reshape(3, 4, OBS), interpret=True)
+    got = apply_by_kernels(network, None, params, obs.reshape(3, 4, OBS), interpret=True)
     np.testing.assert_allclose(got, apply(network, params, obs).reshape(3, 4, ACTION), rtol=1e-5, atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_bfloat16_rounds_operands_of_wide_layers_alone() -> None:
     network = Critic((64, 64), 2, compute_dtype="bfloat16")
     inputs = inputs_of(network, 50, np.float32)
     params = packed(network, *inputs)
-    got = in_kernels(network, None, params, *inputs, interpret=True)
+    got = apply_by_kernels(network, None, params, *inputs, interpret=True)
     wanted = network.apply(unpack(network, params, *inputs), *inputs)
     exact = Critic((64, 64), 2).apply(unpack(network, params, *inputs), *inputs)
     assert np.abs(exact - wanted).max() > 1e-4

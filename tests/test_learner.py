@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from td3_brax.algorithm import learner
-from td3_brax.algorithm.apply import in_kernels
+from td3_brax.algorithm.apply import apply_by_kernels
 from td3_brax.algorithm.learner import TD3, averaging_step
 from td3_brax.algorithm.networks import Actor, Critic
 from td3_brax.algorithm.packing import unpack
@@ -317,7 +317,7 @@ def test_fifty_updates_by_a_gpus_kernels_equal_the_reference_in_float64(monkeypa
 
     def by_kernels(copies, network, *args):
         traced.append(copies)
-        return in_kernels(network, copies, *args, interpret=True)
+        return apply_by_kernels(network, copies, *args, interpret=True)
 
     monkeypatch.setattr(learner, "apply", partial(by_kernels, None))
     monkeypatch.setattr(learner, "apply_first", lambda *args: by_kernels(1, *args)[0])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from td3_brax.algorithm.apply import apply
-from td3_brax.algorithm.matmul import WIDE, product
+from td3_brax.algorithm.matmul import MIN_WIDTH, product
 from td3_brax.algorithm.networks import Actor, Critic, LayerNorm, tanh
 
 
@@ -38,7 +38,7 @@ def test_bfloat16_networks_stay_near_float32_and_only_wide_products_change():
         (lambda d, h: Actor(h, 8, d), (obs,)),
         (lambda d, h: Critic(h, 2, 51, d), (obs, action)),
     ):
-        for hidden, exact in (((WIDE - 1, WIDE - 1), True), ((256, 256), False)):
+        for hidden, exact in (((MIN_WIDTH - 1, MIN_WIDTH - 1), True), ((256, 256), False)):
             params = make("float32", hidden).init(jax.random.key(2), *inputs)
             want = apply(make("float32", hidden), params, *inputs)
             got = apply(make("bfloat16", hidden), params, *inputs)

@@ -109,7 +109,7 @@ def test_a_freed_place_takes_a_new_member(devices: int) -> None:
 
     chunk = shards.jit(chunk, devices, (layout.state,), (layout.state, layout.members), donate_argnums=(0,))
     put = shards.jit(
-        loop.put, devices, (layout.state, layout.members, shards.ALIKE, shards.ALIKE), layout.state
+        loop.put, devices, (layout.state, layout.members, shards.REPLICATED, shards.REPLICATED), layout.state
     )
 
     def start(configs):

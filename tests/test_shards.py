@@ -47,9 +47,9 @@ def apart(state, count):
         return jax.tree.map(leaf, tree) if shards.AXIS in tuple(spec) else tree
 
     axes = jax.tree.map(
-        lambda spec: 0 if shards.AXIS in tuple(spec) else None, shards.STATE, is_leaf=shards.is_spec
+        lambda spec: 0 if shards.AXIS in tuple(spec) else None, shards.SPLIT_STATE, is_leaf=shards.is_spec
     )
-    return jax.tree.map(part, shards.STATE, state, is_leaf=shards.is_spec), axes
+    return jax.tree.map(part, shards.SPLIT_STATE, state, is_leaf=shards.is_spec), axes
 
 
 @pytest.mark.parametrize(("count", "num_atoms"), [(2, 1), (4, 21)])
@@ -68,7 +68,7 @@ def test_shards_on_devices_are_shards_on_one_device(count, num_atoms):
             return jax.lax.scan(round_of_updates, state, length=8)
 
         start = build.jit_init(loop, config)()
-        spread, _ = shards.jit(run, count, (shards.STATE,), (shards.STATE, shards.SPLIT))(start)
+        spread, _ = shards.jit(run, count, (shards.SPLIT_STATE,), (shards.SPLIT_STATE, shards.SPLIT))(start)
         parts, axes = apart(jax.device_get(start), count)
         one_by_one = jax.vmap(run, in_axes=(axes,), out_axes=0, axis_name=shards.AXIS)
         together, _ = jax.jit(one_by_one)(parts)
@@ -149,7 +149,9 @@ def test_places_of_environments_go_on_from_shard_to_shard(monkeypatch):
     explore = loops.collect.explore
 
     def spied(action, hyper, env_steps, place, key):
-        jax.debug.callback(lambda i, p: places.__setitem__(int(i), np.asarray(p)), shards.index(4), place)
+        jax.debug.callback(
+            lambda i, p: places.__setitem__(int(i), np.asarray(p)), shards.shard_index(4), place
+        )
         return explore(action, hyper, env_steps, place, key)
 
     monkeypatch.setattr(loops.collect, "explore", spied)

@@ -149,7 +149,7 @@ def test_the_grid_holds_every_target_from_the_first_on(magnitudes, sign, seed):
         scale = values.widen(scale, target.min(), target.max())
         distance = np.asarray(values.distance(target, scale))
         assert (np.abs(distance) <= values.REACH * 1.001).all()
-        scale = values.follow(scale, distance.mean(), (distance**2).mean())
+        scale = values.update_scale(scale, distance.mean(), (distance**2).mean())
         assert np.isfinite([scale.center, scale.spread]).all()
 
 
@@ -159,7 +159,7 @@ def test_the_grid_follows_the_targets_whatever_their_size(center, spread):
         target = center + spread * jax.random.normal(key, (256,))
         scale = values.widen(scale, target.min(), target.max())
         distance = values.distance(target, scale)
-        return values.follow(scale, distance.mean(), jnp.square(distance).mean()), None
+        return values.update_scale(scale, distance.mean(), jnp.square(distance).mean()), None
 
     scale, _ = jax.lax.scan(
         step, ValueScale(jnp.float32(0), jnp.float32(0)), jax.random.split(jax.random.key(0), 3000)

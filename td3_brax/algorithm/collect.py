@@ -1,4 +1,4 @@
-"""How a member acts while it collects."""
+"""Exploration: how a member acts while it collects experience."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from td3_brax.algorithm.state import Hyper
 def explore(
     action: jax.Array, hyper: Hyper, env_steps: jax.Array, place: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """The policy's actions [N, A] with Gaussian noise, or uniform ones during the warm-up; in [-1, 1].
+    """Return actions [N, A] in [-1, 1]: the policy's plus Gaussian noise, or uniform ones during warm-up.
 
-    An environment at ``place`` explores with ``exploration_noise + exploration_noise_spread * place``.
+    The noise of an environment at ``place`` has the standard deviation
+    ``exploration_noise + exploration_noise_spread * place``.
 
     Args:
-        env_steps: [], of the run so far.
-        place: [N], of each environment among all of the run's, between 0 and 1; a single one is at 0.5.
+        action: [N, A], the policy's actions.
+        env_steps: [], environment steps of the run so far.
+        place: [N], position of each environment among all of the run's, between 0 and 1; 0.5 for a single
+            one.
     """
     noise_key, uniform_key = jax.random.split(key)
     sigma = hyper.exploration_noise + hyper.exploration_noise_spread * place[:, None]

@@ -1,4 +1,4 @@
-"""Greedy returns, on the device, and what the critic says of them."""
+"""Greedy evaluation on the device: returns of whole episodes, and the bias of the critic."""
 
 from __future__ import annotations
 
@@ -14,24 +14,25 @@ from td3_brax.envs.vector import all_finite, select
 
 @flax.struct.dataclass
 class Scores:
-    """What each of E episodes came to.
+    """Results of E greedy episodes.
 
-    The last three compare the critic's values with what truly followed (the paper's figure 1): sums over
-    the states of the first half of the time limit, so that what a time limit cuts off hardly counts.
+    ``value_sum``, ``true_value_sum`` and ``states`` compare the critic's values with the true ones, as in the
+    paper's figure 1. They are sums over the states in the first half of the time limit, where the rewards
+    that the time limit cuts off hardly matter.
     """
 
     returns: jax.Array
-    """[E]"""
+    """[E] undiscounted returns."""
     lengths: jax.Array
-    """[E] int32"""
+    """[E] int32, environment steps."""
     value_sum: jax.Array
-    """[E], of the critic's values of the policy's actions there."""
-    later_sum: jax.Array
-    """[E], of the discounted returns from there on."""
+    """[E] sum of the critic's values of the policy's actions in these states."""
+    true_value_sum: jax.Array
+    """[E] sum of the discounted returns from these states on."""
     states: jax.Array
-    """[E] int32, how many there were."""
+    """[E] int32, number of these states."""
     broken: jax.Array
-    """[E] bool: it ended where physics, an observation or a reward broke, so that its return is none."""
+    """[E] bool, whether the physics, an observation or a reward broke; the return is then meaningless."""
 
 
 def greedy_returns(
@@ -42,32 +43,34 @@ def greedy_returns(
     value: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     gamma: jax.Array | float = 0.0,
 ) -> Scores:
-    """Play whole episodes without noise, each from its own newly drawn initial state.
+    """Play whole episodes without noise, each from its own freshly drawn initial state.
 
-    An episode ends when the task terminates it, at the time limit, or where something in it breaks, which
-    may be its initial state (:func:`td3_brax.envs.vector.all_finite`); sums are up to there. The loop ends
-    with the last episode.
+    An episode ends when the task terminates it, at the time limit, or when something in it breaks, even its
+    initial state (:func:`td3_brax.envs.vector.all_finite`). Its sums cover the steps before that. The loop
+    stops after the last episode has ended.
 
     Args:
-        keys: [E]
         policy: observations [E, O] -> actions [E, A] in [-1, 1].
-        value: the critic's, of those observations and actions, [E]; without it its sums are 0.
-        gamma: [], the discount of ``later_sum``.
+        keys: [E], PRNG keys.
+        time_limit: environment steps after which an episode is truncated.
+        value: the critic: observations [E, O] and actions [E, A] -> values [E]. Without it ``value_sum`` is
+            0.
+        gamma: [], discount of ``true_value_sum``.
     """
     episodes = keys.shape[0]
     state, obs = jax.vmap(task.reset)(keys)
-    nothing, none = jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
-    begins = all_finite((state, obs))
+    zeros, zero_counts = jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32)
+    intact = all_finite((state, obs))
     start = (
         jnp.int32(0),
         state,
         obs,
-        begins,
-        Scores(nothing, none, nothing, nothing, none, ~begins),
-        nothing,
+        intact,
+        Scores(zeros, zero_counts, zeros, zeros, zero_counts, ~intact),
+        zeros,
     )
 
-    def going(carry: tuple) -> jax.Array:
+    def unfinished(carry: tuple) -> jax.Array:
         t, _, _, alive, _, _ = carry
         return (t < time_limit) & alive.any()
 
@@ -78,19 +81,19 @@ def greedy_returns(
         finite = all_finite((out.state, out.obs, out.reward))
         counts = alive & finite
         early = counts & (t < time_limit // 2)
-        # The discounted returns from s_0, s_1, ... all hold this reward: with weights 1, gamma, gamma^2, ...
+        # The reward adds gamma^k of itself to the return of the state k steps before; weight sums gamma^k.
         weight = early + gamma * weight
         reward = jnp.where(counts, out.reward, 0)
-        says = value(obs, action) if value else nothing
+        predicted = value(obs, action) if value else zeros
         scores = Scores(
             returns=scores.returns + reward,
             lengths=scores.lengths + counts,
-            value_sum=scores.value_sum + jnp.where(early, says, 0),
-            later_sum=scores.later_sum + weight * reward,
+            value_sum=scores.value_sum + jnp.where(early, predicted, 0),
+            true_value_sum=scores.true_value_sum + weight * reward,
             states=scores.states + early,
             broken=scores.broken | (alive & ~finite),
         )
         state, obs = select(counts, (out.state, out.obs), (state, obs))
         return t + 1, state, obs, counts & ~out.terminated, scores, weight
 
-    return jax.lax.while_loop(going, step, start)[4]
+    return jax.lax.while_loop(unfinished, step, start)[4]

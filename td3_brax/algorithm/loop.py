@@ -1,10 +1,10 @@
-"""The program: ``init(key)`` makes the state, ``train_chunk(state)`` advances it by one chunk.
+"""The training program: ``init`` makes the state, ``train_chunk`` advances it by one chunk.
 
     chunk = groups x [ refill the fresh initial states
-                       blocks x turns x [ its rounds' steps x (act, step, insert)      collect
-                                          sample, its rounds' updates x (TD3) ] ]      learn
+                       blocks x turns x [ rounds x steps x (act, step, store)          collect
+                                          sample, rounds x updates x (TD3 update) ] ]  learn
 
-A chunk is one jitted, donated call: no Python, no host, no branch inside.
+A chunk is one jitted call whose state is donated, without Python, host transfers or branches inside.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from td3_brax.algorithm.learner import TD3
 from td3_brax.algorithm.obs_stats import init_obs_stats, normalize, update_obs_stats
 from td3_brax.algorithm.population import over_members
 from td3_brax.algorithm.schedule import Schedule
-from td3_brax.algorithm.shards import index, mean, own_key, total
+from td3_brax.algorithm.shards import shard_index, shard_key, shard_mean, shard_sum
 from td3_brax.algorithm.state import Batch, Hyper, Member, Metrics, ObsStats, Params, TrainState, UpdateStats
 from td3_brax.envs.state import EpisodeStats, Transition
 from td3_brax.envs.vector import VectorEnv
@@ -31,35 +31,38 @@ from td3_brax.envs.vector import VectorEnv
 def repeat(
     step: Callable[[TrainState], tuple[TrainState, Any]], state: TrainState, times: int
 ) -> tuple[TrainState, Any]:
-    """``step`` that many times; returns the last state, and the sums of what else each returned, leaves [M].
+    """Call ``step`` ``times`` times; return the last state, and the sums of its other outputs, leaves [M].
 
-    All that has one dtype is one array in the loop: a GPU would write each leaf by an operation of its own.
+    Inside the loop all leaves of one dtype are stacked into one array, because a GPU would write each leaf
+    with a separate operation.
     """
-    like: Any = None
+    shapes: Any = None
 
     def body(state: TrainState, _: None) -> tuple[TrainState, dict[str, jax.Array]]:
-        nonlocal like
+        nonlocal shapes
         state, made = step(state)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
-        kinds: dict[str, list[jax.Array]] = {}
+        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), made)
+        by_dtype: dict[str, list[jax.Array]] = {}
         for leaf in jax.tree.leaves(made):
-            kinds.setdefault(leaf.dtype.name, []).append(leaf)
-        return state, {kind: jnp.stack(leaves) for kind, leaves in kinds.items()}
+            by_dtype.setdefault(leaf.dtype.name, []).append(leaf)
+        return state, {dtype: jnp.stack(leaves) for dtype, leaves in by_dtype.items()}
 
     state, stacked = jax.lax.scan(body, state, length=times)
-    sums = {kind: iter(leaves.sum(axis=0)) for kind, leaves in stacked.items()}
-    return state, jax.tree.map(lambda x: next(sums[x.dtype.name]), like)
+    sums = {dtype: iter(leaves.sum(axis=0)) for dtype, leaves in stacked.items()}
+    return state, jax.tree.map(lambda x: next(sums[x.dtype.name]), shapes)
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What is static in the program; made by :func:`build`. Its functions see one shard of the run."""
+    """The static part of the program, made by :func:`td3_brax.algorithm.build.build`.
+
+    Its methods see one shard of the run; ``env``, ``batch_size`` and ``capacity`` are those of a shard.
+    """
 
     env: VectorEnv
     td3: TD3
     schedule: Schedule
     batch_size: int
-    """Of a shard, as ``env`` and ``capacity`` are."""
     capacity: int
     n_step: int
     normalize_obs: bool
@@ -67,15 +70,15 @@ class Loop:
     side_by_side: bool
 
     def over_members(self, function: Callable[..., Any], num_members: int) -> Callable[..., Any]:
-        """``function`` of one member, over a leading member axis."""
+        """Map ``function``, which takes one member, over a leading member axis."""
         return over_members(function, num_members, self.side_by_side)
 
-    def new(self, key: jax.Array, hyper: Hyper) -> Member:
-        """One member at its start."""
+    def init_member(self, key: jax.Array, hyper: Hyper) -> Member:
+        """Return the initial state of one member."""
         task = self.env.task
         env_key, learner_key, key = jax.random.split(key, 3)
         return Member(
-            env=self.env.init(own_key(env_key, self.shards)),
+            env=self.env.init(shard_key(env_key, self.shards)),
             learner=self.td3.init(learner_key, task.obs_size, task.action_size),
             obs_stats=init_obs_stats(task.obs_size),
             hyper=hyper,
@@ -85,21 +88,21 @@ class Loop:
         )
 
     def init(self, keys: jax.Array, hyper: Hyper) -> TrainState:
-        """The state at the start, for members with ``keys`` [M] and ``hyper``, leaves [M]."""
+        """Return the initial state for members with ``keys`` [M] and ``hyper``, leaves [M]."""
         num_members, task = keys.shape[0], self.env.task
         return TrainState(
-            members=self.over_members(self.new, num_members)(keys, hyper),
+            members=self.over_members(self.init_member, num_members)(keys, hyper),
             replay=replay.init(self.capacity, num_members, task.obs_size, task.action_size),
         )
 
-    def put(self, state: TrainState, here: jax.Array, key: jax.Array, hyper: Hyper) -> TrainState:
-        """A new member in the places where ``here`` [M] holds; its part of the ring counts as empty."""
-        new = self.new(key, hyper)
+    def put(self, state: TrainState, mask: jax.Array, key: jax.Array, hyper: Hyper) -> TrainState:
+        """Put a new member where ``mask`` [M] is true; its part of the replay counts as empty."""
+        new = self.init_member(key, hyper)
 
         def leaf(all_members: jax.Array, one: jax.Array) -> jax.Array:
-            return jnp.where(here.reshape(-1, *[1] * one.ndim), one[None], all_members)
+            return jnp.where(mask.reshape(-1, *[1] * one.ndim), one[None], all_members)
 
-        size = jnp.where(here, 0, state.replay.size)
+        size = jnp.where(mask, 0, state.replay.size)
         return TrainState(
             members=jax.tree.map(leaf, state.members, new), replay=replace(state.replay, size=size)
         )
@@ -110,27 +113,27 @@ class Loop:
 
         def member(m: Member) -> Member:
             key, refill_key = jax.random.split(m.key)
-            return replace(m, env=self.env.refill(m.env, own_key(refill_key, self.shards)), key=key)
+            return replace(m, env=self.env.refill(m.env, shard_key(refill_key, self.shards)), key=key)
 
         return replace(state, members=self.over_members(member, state.num_members)(state.members))
 
     @jax.named_scope("collect")
     def collect(self, state: TrainState) -> tuple[TrainState, EpisodeStats]:
-        """One vector step of every member, and its transitions into the replay."""
+        """Make one vector step of every member and store its transitions in the replay."""
 
-        num_envs, everywhere = self.env.num_envs, self.schedule.num_envs
-        place = (index(self.shards) * num_envs + jnp.arange(num_envs) + 0.5) / everywhere
+        num_envs, total_envs = self.env.num_envs, self.schedule.num_envs
+        place = (shard_index(self.shards) * num_envs + jnp.arange(num_envs) + 0.5) / total_envs
 
         def member(m: Member) -> tuple[Member, Transition, EpisodeStats]:
             key, step_key = jax.random.split(m.key)
             act = self.policy(m.learner.actor, m.obs_stats)
-            step_key = own_key(step_key, self.shards)
+            step_key = shard_key(step_key, self.shards)
             action = collect.explore(act(m.env.obs), m.hyper, m.env_steps, place, step_key)
             env, transition, episodes = self.env.step(m.env, action)
             obs_stats = m.obs_stats
             if self.normalize_obs:
                 obs_stats = update_obs_stats(obs_stats, transition.obs, transition.valid, self.shards)
-            m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=m.env_steps + everywhere)
+            m = replace(m, env=env, obs_stats=obs_stats, key=key, env_steps=m.env_steps + total_envs)
             return m, transition, episodes
 
         step = self.over_members(member, state.num_members)
@@ -139,20 +142,22 @@ class Loop:
 
     @jax.named_scope("learn")
     def learn(self, state: TrainState, rounds: int, done: int) -> tuple[TrainState, UpdateStats]:
-        """The updates of ``rounds`` rounds of every member, after the steps of all of them.
+        """Make the updates of ``rounds`` rounds for every member, after the vector steps of all these rounds.
 
-        Each draws from what was stored after its own round's steps. ``done`` have been made since the
-        actor's last.
+        Each update samples only what was stored by the end of its own round's steps.
+
+        Args:
+            done: number of updates since the last update of the actor.
         """
         s = self.schedule
         count = rounds * s.updates
         rows = count * self.batch_size
-        of_later = jnp.arange(rounds - 1, -1, -1, jnp.int32) * s.steps * self.env.num_envs
-        unseen = jnp.repeat(of_later, rows // rounds) if rounds > 1 else 0
+        later_rows = jnp.arange(rounds - 1, -1, -1, jnp.int32) * s.steps * self.env.num_envs
+        unseen = jnp.repeat(later_rows, rows // rounds) if rounds > 1 else 0
 
         def split(key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             sample_key, noise_key, key = jax.random.split(key, 3)
-            return own_key(sample_key, self.shards), own_key(noise_key, self.shards), key
+            return shard_key(sample_key, self.shards), shard_key(noise_key, self.shards), key
 
         sample_keys, noise_keys, keys = jax.vmap(split)(state.members.key)
         batches = replay.sample(
@@ -165,8 +170,8 @@ class Loop:
             state.members.hyper.gamma,
             unseen,
         )
-        # Read before the next vector step is written: nothing else puts in order what comes after the actor's
-        # last update, and a GPU's compiler would copy the ring.
+        # Sample before the next vector step is written. Nothing else orders the two after the last update of
+        # the actor, so a GPU's compiler would copy the ring.
         batches, ring = jax.lax.optimization_barrier((batches, state.replay))
         state = replace(state, replay=ring)
 
@@ -192,26 +197,26 @@ class Loop:
         return replace(state, members=members), stats
 
     def policy(self, actor: Params, obs_stats: ObsStats) -> Callable[[jax.Array], jax.Array]:
-        """One member's greedy policy: observations [..., O] -> actions [..., A] in [-1, 1]."""
+        """Return one member's greedy policy: observations [..., O] -> actions [..., A] in [-1, 1]."""
         if not self.normalize_obs:
             return lambda obs: apply(self.td3.actor, actor, obs)
         return lambda obs: apply(self.td3.actor, actor, normalize(obs_stats, obs))
 
     def value(self, m: Member) -> Callable[[jax.Array, jax.Array], jax.Array]:
-        """One member's first critic: observations [B, O] and actions [B, A] -> values [B]."""
+        """Return one member's first critic: observations [B, O] and actions [B, A] -> values [B]."""
 
         def value(obs: jax.Array, action: jax.Array) -> jax.Array:
-            seen = normalize(m.obs_stats, obs) if self.normalize_obs else obs
-            out = apply_first(self.td3.critic, m.learner.critic, seen, action)
+            inputs = normalize(m.obs_stats, obs) if self.normalize_obs else obs
+            out = apply_first(self.td3.critic, m.learner.critic, inputs, action)
             return values.value(out, m.learner.value_scale)
 
         return value
 
     def train_chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """One chunk of a shard; see :func:`jit_chunk`."""
+        """Run one chunk on a shard; see :func:`td3_brax.algorithm.build.jit_chunk`."""
         s = self.schedule
 
-        def added(*parts: Any) -> Any:
+        def tree_sum(*parts: Any) -> Any:
             return jax.tree.map(lambda *x: sum(x), *parts)
 
         def block(state: TrainState) -> tuple[TrainState, tuple[EpisodeStats, UpdateStats]]:
@@ -223,19 +228,19 @@ class Loop:
                 state, stats = self.learn(state, rounds, updates % self.td3.policy_delay)
                 updates += rounds * s.updates
                 learned.append(stats)
-            return state, (added(*collected), added(*learned))
+            return state, (tree_sum(*collected), tree_sum(*learned))
 
         state, (episodes, sums) = repeat(lambda x: repeat(block, self.refill(x), s.blocks), state, s.groups)
-        stats = self.means(sums)
+        stats = self.mean_stats(sums)
         return state, Metrics(
             env_steps=jnp.copy(state.members.env_steps),
             updates=jnp.copy(state.members.updates),
-            episodes=total(episodes, self.shards),
+            episodes=shard_sum(episodes, self.shards),
             update=stats,
         )
 
-    def means(self, sums: UpdateStats) -> UpdateStats:
-        """Return the means of a chunk's updates over those that were made, on all shards; 0 without any."""
+    def mean_stats(self, sums: UpdateStats) -> UpdateStats:
+        """Return the means over a chunk's updates on all shards; 0 if none took effect."""
         made, actor_made = jnp.maximum(sums.made, 1), jnp.maximum(sums.actor_made, 1)
         floats = (
             sums.critic_loss / made,
@@ -243,7 +248,7 @@ class Loop:
             sums.q_mean / made,
             sums.target_q_mean / made,
         )
-        critic_loss, actor_loss, q_mean, target_q_mean = mean(floats, self.shards)
+        critic_loss, actor_loss, q_mean, target_q_mean = shard_mean(floats, self.shards)
         return replace(
             sums,
             critic_loss=critic_loss,

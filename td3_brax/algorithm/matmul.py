@@ -1,4 +1,4 @@
-"""Matrix products of network layers: operands in float32 or bfloat16, sums in float32."""
+"""Matrix products of network layers: operands are float32 or bfloat16, sums are float32."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import jax.numpy as jnp
 
 from td3_brax.algorithm.shards import TWINS
 
-WIDE = 48
-"""Inputs and outputs from which a layer's product is made in ``compute_dtype``: smaller ones cost little."""
+MIN_WIDTH = 48
+"""Least inputs and outputs for which a layer's product uses ``compute_dtype``; smaller products are cheap."""
 
 
 def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Of two matrices over an axis of each, summed in float32 or wider."""
+    """Return a product of two matrices that contracts one axis of each, summed in float32 or wider."""
 
     def product(a: jax.Array, b: jax.Array) -> jax.Array:
         wide = jnp.promote_types(a.dtype, jnp.float32)
@@ -34,13 +34,15 @@ def _make_product(contracting: tuple[tuple[int], tuple[int]]) -> Callable[[jax.A
             return whole(a, b)[None], True
 
         def with_copies(a: jax.Array, b: jax.Array) -> jax.Array:
-            # What is shared is repeated, out of the compiler's sight: it would make one wide product of
-            # them, and transpose what goes in and comes out.
+            # Repeat a shared operand behind a barrier. Otherwise the compiler merges the products into one
+            # wide product, and transposes its operands and its result.
             def repeated(x: jax.Array) -> jax.Array:
                 return jax.lax.optimization_barrier(jnp.broadcast_to(x, (size, *x.shape)))
 
-            both = [x if is_batched else repeated(x) for x, is_batched in zip((a, b), batched, strict=True)]
-            return jax.vmap(product)(*both)
+            operands = [
+                x if is_batched else repeated(x) for x, is_batched in zip((a, b), batched, strict=True)
+            ]
+            return jax.vmap(product)(*operands)
 
         return jax.lax.platform_dependent(a, b, cpu=at_once, default=with_copies), True
 
@@ -54,7 +56,10 @@ _columns_by_columns = _make_product(((0,), (0,)))
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def product(x: jax.Array, w: jax.Array, dtype: str) -> jax.Array:
-    """``x`` [B, I] times ``w`` [I, O], operands rounded to ``dtype``, summed in float32; so its gradients."""
+    """Multiply ``x`` [B, I] by ``w`` [I, O]: operands rounded to ``dtype``, sums in float32.
+
+    The products of its gradients are computed in the same way.
+    """
     return _forward(x, w, dtype)[0]
 
 
@@ -67,13 +72,15 @@ def _forward(x: jax.Array, w: jax.Array, dtype: str) -> tuple[jax.Array, tuple[j
     return _rows_by_columns(x, w), (x, w)
 
 
-def _backward(dtype: str, kept: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, w = kept
+def _backward(
+    dtype: str, residuals: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
     grad = _rounded(grad, dtype)
 
     def by_unit_matrix(x: jax.Array, grad: jax.Array) -> jax.Array:
-        # XLA's bfloat16 product for CPUs takes no transposed left operand. A product with the unit
-        # matrix transposes exactly, and costs less than moving the elements or multiplying in float32.
+        # XLA's bfloat16 product on a CPU does not support a transposed left operand. A product with the
+        # unit matrix transposes exactly, and is cheaper than moving the elements or multiplying in float32.
         transposed = _rows_by_rows(jnp.eye(x.shape[1], dtype=x.dtype), x)
         return _rows_by_columns(transposed.astype(x.dtype), grad)
 
@@ -88,5 +95,5 @@ product.defvjp(_forward, _backward)
 
 
 def product_dtype(inputs: int, outputs: int, compute_dtype: str) -> str:
-    """What a layer's product is made in."""
-    return compute_dtype if min(inputs, outputs) >= WIDE else "float32"
+    """Return the operand type of a layer's product: ``compute_dtype``, or float32 for a small layer."""
+    return compute_dtype if min(inputs, outputs) >= MIN_WIDTH else "float32"

@@ -1,4 +1,4 @@
-"""Actor, critic ensemble, their parameters as one array, observation normaliser."""
+"""Neural networks: the actor, the ensemble of critics, and their layers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from td3_brax.algorithm.matmul import product, product_dtype
 
 
 class Dense(nn.Module):
-    """x [B, I] -> [B, features], weights and biases U(+-1/sqrt(I)) as in the paper's authors' framework.
+    """A linear layer, [..., I] -> [..., features].
 
-    Parameters and what comes out are float32; the product's operands are ``compute_dtype``.
+    Weights and biases start uniform in +-1/sqrt(I), the default of the framework that the paper's authors
+    used. Parameters and outputs are float32; the operands of the product are ``compute_dtype``.
     """
 
     features: int
@@ -22,7 +23,7 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
+        """Apply the network; see the class."""
         inputs = x.shape[-1]
 
         def uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -36,45 +37,46 @@ class Dense(nn.Module):
 
 @jax.custom_vjp
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-    """Rows of ``x`` [..., N] less their mean over their deviation, times ``scale`` [N], plus ``bias`` [N].
+    """Normalise each row of ``x`` [..., N], multiply by ``scale`` [N] and add ``bias`` [N].
 
-    Ba, Kiros, Hinton 2016, arXiv 1607.06450, equation 4. The gradient is written out because the sums over
-    rows that XLA derives, of three factors each, are slow on a CPU; as products they are not.
+    Normalising subtracts the row's mean and divides by its standard deviation (Ba, Kiros, Hinton 2016,
+    arXiv 1607.06450, equation 4). The gradient is written by hand: XLA derives sums of three factors over
+    the rows, which are slow on a CPU. Here they are matrix products.
     """
     return _layer_norm_forward(x, scale, bias)[0]
 
 
 def _layer_norm_forward(x: jax.Array, scale: jax.Array, bias: jax.Array) -> tuple[jax.Array, Any]:
-    average = x.mean(axis=-1, keepdims=True)
-    inverse = jax.lax.rsqrt(jnp.square(x - average).mean(axis=-1, keepdims=True) + 1e-6)
-    normal = (x - average) * inverse
+    mean = x.mean(axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.square(x - mean).mean(axis=-1, keepdims=True) + 1e-6)
+    normal = (x - mean) * inverse
     return normal * scale + bias, (normal, inverse, scale)
 
 
-def _layer_norm_backward(kept: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    normal, inverse, scale = kept
-    by_normal, rows = grad * normal, tuple(range(grad.ndim - 1))
-    average = (grad @ scale)[..., None] / scale.size
-    slope = (by_normal @ scale)[..., None] / scale.size
-    grad_x = inverse * (grad * scale - average - normal * slope)
-    return grad_x, by_normal.sum(axis=rows), grad.sum(axis=rows)
+def _layer_norm_backward(residuals: Any, grad: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    normal, inverse, scale = residuals
+    grad_by_normal, rows = grad * normal, tuple(range(grad.ndim - 1))
+    mean_grad = (grad @ scale)[..., None] / scale.size
+    slope = (grad_by_normal @ scale)[..., None] / scale.size
+    grad_x = inverse * (grad * scale - mean_grad - normal * slope)
+    return grad_x, grad_by_normal.sum(axis=rows), grad.sum(axis=rows)
 
 
 layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 
 
 class LayerNorm(nn.Module):
-    """:func:`layer_norm` with parameters of its own, for networks of one's own: [..., N] -> [..., N]."""
+    """:func:`layer_norm` with its parameters, for user-defined networks: [..., N] -> [..., N]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
+        """Apply the network; see the class."""
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         return layer_norm(x, scale, self.param("bias", nn.initializers.zeros, (x.shape[-1],)))
 
 
 class MLP(nn.Module):
-    """ReLU layers of ``hidden_sizes`` and a linear one of ``outputs``: [..., I] -> [..., outputs]."""
+    """ReLU layers of ``hidden_sizes`` followed by a linear layer: [..., I] -> [..., outputs]."""
 
     hidden_sizes: tuple[int, ...]
     outputs: int
@@ -82,7 +84,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
+        """Apply the network; see the class."""
         for i, size in enumerate((*self.hidden_sizes, self.outputs)):
             if i:
                 x = nn.relu(x)
@@ -93,10 +95,11 @@ class MLP(nn.Module):
 
 @jax.custom_jvp
 def tanh(x: jax.Array) -> jax.Array:
-    """Hyperbolic tangent, with a derivative that is never 0 but far out.
+    """Compute the hyperbolic tangent, with a derivative that does not vanish where tanh rounds to 1.
 
-    XLA's float32 one is 1 from 8 on, and so its derivative, 1 - tanh^2, exactly 0: an actor that plays an
-    action bound everywhere would stay as it is for ever. Adam moves it as long as there is a gradient at all.
+    XLA's float32 tanh is exactly 1 from 8 on, so its derivative 1 - tanh^2 is exactly 0 there. An actor whose
+    actions are all at their bounds could then never change. Adam moves it again if its gradient is not 0,
+    however small.
     """
     return jnp.tanh(x)
 
@@ -109,7 +112,7 @@ def _(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array,
 
 
 class Actor(nn.Module):
-    """Deterministic policy: normalised observation [..., O] -> action [..., A] in [-1, 1]."""
+    """The deterministic policy: normalised observation [..., O] -> action [..., A] in [-1, 1]."""
 
     hidden_sizes: tuple[int, ...]
     action_size: int
@@ -117,14 +120,14 @@ class Actor(nn.Module):
 
     @nn.compact
     def __call__(self, obs: jax.Array) -> jax.Array:
-        """See the class."""
+        """Apply the network; see the class."""
         return tanh(MLP(self.hidden_sizes, self.action_size, self.compute_dtype, name="mlp")(obs))
 
 
 class Critic(nn.Module):
-    """An ensemble of action values as one batched module: [B, O], [B, A] -> [num_critics, B, num_atoms].
+    """An ensemble of critics as one batched module: [B, O], [B, A] -> [num_critics, B, num_atoms].
 
-    What the outputs stand for is in ``values.py``.
+    ``values.py`` turns the outputs into action values.
     """
 
     hidden_sizes: tuple[int, ...]
@@ -132,17 +135,17 @@ class Critic(nn.Module):
     num_atoms: int = 1
     compute_dtype: str = "float32"
     network: type[nn.Module] = MLP
-    """Of each, made as an :class:`MLP` is."""
+    """Class of each critic's network, constructed with the arguments of :class:`MLP`."""
     action_scale: float = 1.0
-    """Actions are multiplied by it."""
+    """Factor by which actions are multiplied before the networks see them."""
 
     def joined(self, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """What each of them sees, [B, O + A]."""
+        """Return the input of each critic, [B, O + A]: observation and scaled action."""
         return jnp.concatenate([obs, self.action_scale * action], axis=-1)
 
     @nn.compact
     def __call__(self, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """See the class."""
+        """Apply the network; see the class."""
         ensemble = nn.vmap(
             self.network,
             variable_axes={"params": 0},

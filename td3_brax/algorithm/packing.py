@@ -1,4 +1,4 @@
-"""A network's parameters as one array, and as a tree again."""
+"""Packing of a network's parameter tree into one array, and back."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from td3_brax.algorithm.state import Params
 
 
 def pack(tree: Params) -> jax.Array:
-    """A tree's leaves one after another [P]: to an accelerator one array, and one step of an optimiser."""
+    """Concatenate the leaves of a tree into one array [P], which an optimiser updates in one operation."""
     return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def unpack(network: nn.Module, params: Params, *inputs: jax.Array) -> Params:
-    """The tree that ``network`` takes with ``inputs`` [..., I], of the same or of one array [P]."""
+    """Return ``network``'s parameter tree for ``inputs`` [..., I]; ``params`` is that tree, or packed [P]."""
     if isinstance(params, Mapping):
         return params
     return _unpack(*parameter_shapes(network, *(x.shape[-1] for x in inputs)), params)
@@ -29,7 +29,7 @@ def unpack(network: nn.Module, params: Params, *inputs: jax.Array) -> Params:
 
 @functools.cache
 def parameter_shapes(network: nn.Module, *sizes: int) -> tuple[Any, tuple[tuple[int, ...], ...]]:
-    """The structure of a network's parameter tree and its leaves' shapes, for inputs of these sizes."""
+    """Return the structure and the leaves' shapes of a network's parameters, for inputs of ``sizes``."""
     inputs = [jax.ShapeDtypeStruct((1, size), jnp.float32) for size in sizes]
     leaves, structure = jax.tree.flatten(jax.eval_shape(network.init, jax.random.key(0), *inputs))
     return structure, tuple(leaf.shape for leaf in leaves)
@@ -42,5 +42,5 @@ def _unpack(structure: Any, shapes: tuple[tuple[int, ...], ...], params: jax.Arr
     return jax.tree.unflatten(structure, [x.reshape(shape) for x, shape in zip(leaves, shapes, strict=True)])
 
 
-# The gradient by itself would be a sum of as many arrays [P] as there are leaves.
+# Without this rule the gradient would be a sum of one padded array [P] per leaf.
 _unpack.defvjp(lambda *args: (_unpack(*args), None), lambda structure, shapes, _, grads: (pack(grads),))

@@ -1,4 +1,4 @@
-"""Members of one program: runs that differ in their seeds and floats only, over a leading axis M."""
+"""Members of one program: runs that differ only in seeds and scalar options, along a leading axis M."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from td3_brax.config import Config
 def over_members(
     function: Callable[..., Any], num_members: int, side_by_side: bool = True
 ) -> Callable[..., Any]:
-    """``function`` of one member, over a leading member axis; without a batch axis for a single one.
+    """Map ``function``, which takes one member, over a leading member axis.
+
+    A single member is computed without a batch axis.
 
     Args:
-        side_by_side: all members in each operation, which a GPU needs to be busy; otherwise one after
-            another, which on a CPU is faster (its caches hold one member).
+        side_by_side: compute all members in each operation, which keeps a GPU busy. Otherwise compute one
+            member after another, which is faster on a CPU because its caches hold one member.
     """
 
     def single(*args: Any) -> Any:
@@ -31,27 +33,27 @@ def over_members(
         return single
     if side_by_side:
         return jax.vmap(function)
-    return lambda *args: jax.lax.map(lambda own: function(*own), args)
+    return lambda *args: jax.lax.map(lambda member: function(*member), args)
 
 
 def make_hyper(config: Config) -> Hyper:
-    """What of ``config`` may differ between members, as one member's scalars."""
+    """Return the hyperparameters of ``config`` that may differ between members, as scalars."""
     learn_from = 0 if config.update_during_warmup else config.warmup_env_steps
-    whole = {"learn_from": learn_from} | {
+    integers = {"learn_from": learn_from} | {
         name: getattr(config, name) for name in ("warmup_env_steps", "total_env_steps")
     }
-    floats = [field.name for field in dataclasses.fields(Hyper) if field.name not in whole]
+    floats = [field.name for field in dataclasses.fields(Hyper) if field.name not in integers]
     return Hyper(
         **{name: jnp.float32(getattr(config, name)) for name in floats},
-        **{name: jnp.int32(value) for name, value in whole.items()},
+        **{name: jnp.int32(value) for name, value in integers.items()},
     )
 
 
 def make_hypers(configs: Sequence[Config]) -> Hyper:
-    """The same for members, leaves [M]."""
+    """Return the hyperparameters of several members, leaves [M]."""
     return jax.tree.map(lambda *x: jnp.stack(x), *map(make_hyper, configs))
 
 
 def make_keys(configs: Sequence[Config]) -> jax.Array:
-    """The members' PRNG keys [M]."""
+    """Return the PRNG keys of several members, [M]."""
     return jnp.stack([jax.random.key(config.seed) for config in configs])

@@ -1,7 +1,7 @@
-"""Several devices: a run is split over them (environments, replay, batches), or whole members are spread.
+"""Sharding over several devices: one run is split over them, or each device has whole members.
 
-A shard is what one device holds: N environments, a ring of C rows, B transitions of each batch. The
-functions of a run see one shard, and meet the others here alone: sums, means, keys and places.
+A shard is the part of a run on one device: N environments, a replay of C rows, B transitions of each batch.
+The other modules see one shard. Only the functions of this module communicate between shards.
 """
 
 from __future__ import annotations
@@ -21,26 +21,27 @@ from td3_brax.algorithm.state import Member, Replay, TrainState
 
 AXIS = "shard"
 TWINS = 2
-"""Critics of an ensemble that a CPU takes one by one; first axes that are not longer are theirs."""
+"""Most critics of an ensemble that a CPU computes one by one. A leaf whose first axis is no longer than this
+counts as theirs."""
 Tree = TypeVar("Tree")
 
-ALIKE: Any = PartitionSpec()
+REPLICATED: Any = PartitionSpec()
 SPLIT: Any = PartitionSpec(AXIS)
 SPLIT_SECOND: Any = PartitionSpec(None, AXIS)
-STATE = TrainState(
+SPLIT_STATE = TrainState(
     members=Member(
         env=SPLIT_SECOND,
-        learner=ALIKE,
-        obs_stats=ALIKE,
-        hyper=ALIKE,
-        key=ALIKE,
-        env_steps=ALIKE,
-        updates=ALIKE,
+        learner=REPLICATED,
+        obs_stats=REPLICATED,
+        hyper=REPLICATED,
+        key=REPLICATED,
+        env_steps=REPLICATED,
+        updates=REPLICATED,
     ),
-    replay=Replay(rows=SPLIT, position=ALIKE, size=ALIKE),
+    replay=Replay(rows=SPLIT, position=REPLICATED, size=REPLICATED),
 )
-"""How the leaves of a :class:`TrainState` lie on the devices that share a run."""
-SPREAD = TrainState(
+"""Partition of a :class:`TrainState` over devices that share a run."""
+SPREAD_STATE = TrainState(
     members=Member(
         env=SPLIT,
         learner=SPLIT,
@@ -50,31 +51,31 @@ SPREAD = TrainState(
         env_steps=SPLIT,
         updates=SPLIT,
     ),
-    replay=Replay(rows=SPLIT_SECOND, position=ALIKE, size=SPLIT),
+    replay=Replay(rows=SPLIT_SECOND, position=REPLICATED, size=SPLIT),
 )
-"""How they lie where each device has whole members of its own, which never meet."""
+"""Partition of a :class:`TrainState` over devices that each have whole members and do not communicate."""
 
 
-def total(tree: Tree, shards: int) -> Tree:
-    """Each leaf summed over the shards."""
+def shard_sum(tree: Tree, shards: int) -> Tree:
+    """Sum each leaf over the shards."""
     return tree if shards == 1 else jax.lax.psum(tree, AXIS)
 
 
-def most(x: jax.Array, shards: int) -> jax.Array:
-    """``x``, each element of the shard where it is greatest."""
+def shard_max(x: jax.Array, shards: int) -> jax.Array:
+    """Return the elementwise maximum of ``x`` over the shards."""
     return x if shards == 1 else jax.lax.pmax(x, AXIS)
 
 
-def mean(tree: Tree, shards: int) -> Tree:
-    """Each float leaf averaged over the shards: one reduction for the whole tree."""
+def shard_mean(tree: Tree, shards: int) -> Tree:
+    """Average each float leaf over the shards, with one reduction for the whole tree."""
     if shards == 1:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     ends = list(itertools.accumulate(leaf.size for leaf in leaves))
-    # Not a concatenation, which on a CPU would compute each of its elements in a loop of branches.
+    # A concatenation would be slow on a CPU: XLA computes each of its elements in a loop with branches.
     flat = jnp.zeros(ends[-1], jnp.result_type(*leaves))
     for leaf, end in zip(leaves, ends, strict=True):
-        # What twins made is put there by itself, not stacked before.
+        # Write the leaves of twin critics one by one, without stacking them first.
         rows = list(leaf) if leaf.ndim > 1 and leaf.shape[0] <= TWINS else [leaf]
         for i, row in enumerate(rows):
             flat = jax.lax.dynamic_update_slice(flat, row.ravel(), (end - leaf.size + i * row.size,))
@@ -84,68 +85,69 @@ def mean(tree: Tree, shards: int) -> Tree:
     )
 
 
-def index(shards: int) -> jax.Array:
-    """[] int32, which shard this is."""
+def shard_index(shards: int) -> jax.Array:
+    """Return the index [] of this shard, int32."""
     return jnp.int32(0) if shards == 1 else jax.lax.axis_index(AXIS)
 
 
-def own_key(key: jax.Array, shards: int) -> jax.Array:
-    """A key of this shard's own, from one that is alike on all."""
-    return key if shards == 1 else jax.random.fold_in(key, index(shards))
+def shard_key(key: jax.Array, shards: int) -> jax.Array:
+    """Derive this shard's key from a key that all shards share."""
+    return key if shards == 1 else jax.random.fold_in(key, shard_index(shards))
 
 
 def jit(
     function: Callable[..., Any],
     shards: int,
-    in_specs: Any = ALIKE,
-    out_specs: Any = ALIKE,
+    in_specs: Any = REPLICATED,
+    out_specs: Any = REPLICATED,
     donate_argnums: tuple[int, ...] = (),
     devices: Sequence[Any] | None = None,
 ) -> Any:
-    """``function`` of one shard, jitted over the first ``shards`` devices; specs as for ``shard_map``.
+    """Jit ``function``, which sees one shard, over the first ``shards`` devices.
 
     Args:
-        devices: others than JAX's own, such as those of a machine that is only described.
+        in_specs: partition of the arguments, as for ``jax.shard_map``; so is ``out_specs`` of the results.
+        devices: devices to use instead of JAX's, such as those of a machine that is only described.
     Raises:
-        ValueError: there are fewer devices; a program would run on them as if they were all.
+        ValueError: there are fewer devices than shards; JAX would run on those without an error.
     """
     if shards == 1 and devices is None:
         return jax.jit(function, donate_argnums=donate_argnums)
-    there = devices or jax.devices()
-    if len(there) < shards:
-        raise ValueError(f"{shards} shards on {len(there)} devices")
-    mesh = Mesh(np.array(there[:shards]), (AXIS,), axis_types=(AxisType.Auto,))
+    available = devices or jax.devices()
+    if len(available) < shards:
+        raise ValueError(f"{shards} shards on {len(available)} devices")
+    mesh = Mesh(np.array(available[:shards]), (AXIS,), axis_types=(AxisType.Auto,))
 
-    def placed(specs: Any) -> Any:
+    def shardings(specs: Any) -> Any:
         return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=is_spec)
 
     return jax.jit(
         jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False),
-        in_shardings=placed(in_specs),
-        out_shardings=placed(out_specs),
+        in_shardings=shardings(in_specs),
+        out_shardings=shardings(out_specs),
         donate_argnums=donate_argnums,
     )
 
 
 def is_spec(x: object) -> bool:
-    """Whether ``x`` says how an array lies on the devices."""
+    """Return whether ``x`` is the partition spec of an array."""
     return isinstance(x, PartitionSpec)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a program's arrays lie on the first ``devices``."""
+    """Partition of a program's arrays over the first ``devices`` devices."""
 
     devices: int
     state: TrainState
-    """Of its state: for each leaf, or branch of them, which axis is divided."""
+    """Partition spec of each leaf, or subtree, of the program's state."""
     members: Any
-    """Of arrays [M, ...]."""
+    """Partition spec of arrays [M, ...]."""
     episodes: Any
-    """Of arrays [M, episodes, ...] of evaluations."""
+    """Partition spec of arrays [M, episodes, ...], which evaluations use."""
 
     def share(self, state: TrainState) -> TrainState:
-        """What one device holds of ``state``, as shapes."""
+        """Return the shapes of the part of ``state`` on one device."""
 
         def part(spec: PartitionSpec, tree: Any) -> Any:
             def leaf(x: Any) -> jax.ShapeDtypeStruct:
@@ -158,10 +160,10 @@ class Layout:
 
 
 def split(devices: int) -> Layout:
-    """A single run whose environments, replay and batches ``devices`` share."""
-    return Layout(devices, STATE, ALIKE, SPLIT_SECOND)
+    """Return the layout of one run whose environments, replay and batches ``devices`` share."""
+    return Layout(devices, SPLIT_STATE, REPLICATED, SPLIT_SECOND)
 
 
 def spread(devices: int) -> Layout:
-    """Members of which each of ``devices`` has its own."""
-    return Layout(devices, SPREAD, SPLIT, SPLIT)
+    """Return the layout of a program in which each of ``devices`` has whole members."""
+    return Layout(devices, SPREAD_STATE, SPLIT, SPLIT)

@@ -1,6 +1,7 @@
-"""The pytrees that flow. Shapes: M members, N environments each, C replay rows, B batch, A action, O obs.
+"""The pytrees of the training program.
 
-Functions of one member see the same nouns without the leading M.
+Shapes: M members, N environments of each, C replay rows, B transitions of a batch, A action size,
+O observation size. Functions of a single member take the same dataclasses without the leading M.
 """
 
 from __future__ import annotations
@@ -13,30 +14,30 @@ import jax
 from td3_brax.envs.state import EnvState, EpisodeStats
 
 Params = Any
-"""A flax parameter tree."""
+"""A flax parameter tree, or the same parameters packed into one array (``packing.py``)."""
 
 
 @flax.struct.dataclass
 class Batch:
-    """What the learner takes: transitions over ``steps`` steps of an environment (one in the paper)."""
+    """Transitions for the learner. Each spans ``steps`` environment steps (one in the paper)."""
 
     obs: jax.Array
-    """[..., O], normalised if the networks take it so; ``next_obs`` too."""
+    """[..., O] before the first step; normalised if the networks expect it, like ``next_obs``."""
     action: jax.Array
-    """[..., A] the first step's."""
+    """[..., A] of the first step."""
     reward: jax.Array
-    """[...] discounted sum over the steps."""
+    """[...] discounted sum of the rewards of all steps."""
     next_obs: jax.Array
-    """[..., O] what the last step led to."""
+    """[..., O] after the last step."""
     terminated: jax.Array
     """[...] 1.0 where the last step terminated the episode."""
     steps: jax.Array
-    """[...] how many there are: fewer than asked for at an episode's end and at the ring's newest row."""
+    """[...] number of steps: less than ``n_step`` where the episode ends or the stored experience does."""
 
 
 @flax.struct.dataclass
 class Replay:
-    """The ring. Written a vector step at a time at ``position``, which all members share."""
+    """The replay memory, a ring. Each vector step is written at ``position``, which all members share."""
 
     rows: jax.Array
     """[C, M, R] packed transitions; C is a whole number of vector steps."""
@@ -48,10 +49,10 @@ class Replay:
 
 @flax.struct.dataclass
 class ObsStats:
-    """Running mean and variance of the observations collected."""
+    """Observation statistics: running mean and variance of the observations collected."""
 
     count: jax.Array
-    """[] int32, observations seen."""
+    """[] int32, number of observations seen."""
     mean: jax.Array
     """[O]."""
     variance: jax.Array
@@ -60,35 +61,38 @@ class ObsStats:
 
 @flax.struct.dataclass
 class ValueScale:
-    """Where the critics' atoms lie (``values.py``); zeros before the first target."""
+    """Position and width of the grid of values that the critics' atoms represent (``values.py``).
+
+    Both fields are 0 before the first target.
+    """
 
     center: jax.Array
-    """[] the value in their middle; it follows the targets' mean."""
+    """[] value in the middle of the grid; it follows the mean of the targets."""
     spread: jax.Array
-    """[] it follows the targets' standard deviation."""
+    """[] unit of distance from the center; it follows the standard deviation of the targets."""
 
 
 @flax.struct.dataclass
 class Learner:
-    """TD3's parameters. Critic leaves have a leading axis of critics."""
+    """Parameters and optimiser states of TD3. Leaves of the critics have a leading axis of critics."""
 
     actor: Params
     actor_target: Params
     actor_eval: Params
-    """What is evaluated and saved: a slower average of the actor, or the actor itself."""
+    """Actor that is evaluated and saved: a slow average of ``actor``, or equal to it if ``eval_tau`` is 1."""
     critic: Params
     critic_target: Params
     actor_opt: Any
     critic_opt: Any
     value_scale: ValueScale
-    """Of ``critic``."""
+    """Value scale of ``critic``."""
     value_scale_target: ValueScale
-    """Of ``critic_target``."""
+    """Value scale of ``critic_target``."""
 
 
 @flax.struct.dataclass
 class Hyper:
-    """What may differ between members of one program; all scalars."""
+    """Hyperparameters that may differ between the members of one program. All are scalars."""
 
     gamma: jax.Array
     tau: jax.Array
@@ -101,34 +105,35 @@ class Hyper:
     target_noise_clip: jax.Array
     eval_tau: jax.Array
     warmup_env_steps: jax.Array
-    """int32: actions are uniform before this environment step."""
+    """int32: actions are uniformly random before this environment step."""
     learn_from: jax.Array
-    """int32: updates count after this environment step."""
+    """int32: updates take effect after this environment step."""
     total_env_steps: jax.Array
-    """int32: length of the run, for the decay."""
+    """int32: length of the run, for the decay of the learning rates."""
 
 
 @flax.struct.dataclass
 class UpdateStats:
-    """Sums over the updates that were made, or means where a chunk reports them."""
+    """Statistics of updates: sums over the updates that took effect, or their means in :class:`Metrics`."""
 
     made: jax.Array
-    """int32, updates of the critics; always a sum."""
+    """int32, number of critic updates; always a sum."""
     actor_made: jax.Array
-    """int32, updates of the actor; always a sum."""
+    """int32, number of actor updates; always a sum."""
 
     critic_loss: jax.Array
     actor_loss: jax.Array
     q_mean: jax.Array
-    """The critics' value of the batch."""
+    """Mean value that the critics predict for the batch."""
     target_q_mean: jax.Array
+    """Mean target of the batch."""
     skipped: jax.Array
-    """int32, updates that were not made since a gradient among them was not finite; always a sum."""
+    """int32, number of updates undone because a gradient was not finite; always a sum."""
 
 
 @flax.struct.dataclass
 class Member:
-    """One run: all of it but its replay. In a :class:`TrainState` every leaf has a leading M."""
+    """The state of one run, except its replay. In a :class:`TrainState` every leaf has a leading M."""
 
     env: EnvState
     learner: Learner
@@ -137,27 +142,27 @@ class Member:
     key: jax.Array
     """[] PRNG key."""
     env_steps: jax.Array
-    """[] int32, vector steps times N."""
+    """[] int32, environment steps so far: vector steps times N."""
     updates: jax.Array
-    """[] int32, critic updates."""
+    """[] int32, critic updates so far."""
 
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a program is made of: M members, and the ring that holds their transitions."""
+    """The whole state of a program: M members, and the replay that holds their transitions."""
 
     members: Member
     replay: Replay
 
     @property
     def num_members(self) -> int:
-        """M."""
+        """Number of members, M."""
         return int(self.replay.size.shape[0])
 
 
 @flax.struct.dataclass
 class Metrics:
-    """What a chunk tells the host, per member: leaves [M]."""
+    """The scalars that a chunk returns to the host, for each member: leaves [M]."""
 
     env_steps: jax.Array
     updates: jax.Array

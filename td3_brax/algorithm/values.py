@@ -1,22 +1,22 @@
-"""What a critic's outputs stand for: a value, as in the paper, or a histogram over a grid of values.
+"""Interpretation of a critic's outputs: one value, as in the paper, or a histogram over a grid of values.
 
 The histogram is trained towards a Gaussian around the scalar target by cross-entropy (HL-Gauss: Imani,
-White 2018; Farebrother et al. 2024, arXiv 2403.03950, section 3). So the target of TD3 stays what it is, and
-the size of the rewards does not set the size of the gradients.
+White 2018; Farebrother et al. 2024, arXiv 2403.03950, section 3). The target is still TD3's scalar target,
+but the size of the gradients no longer depends on the size of the rewards.
 
-The grid holds every target. Bin ``k``, counted from the middle one, stands for the value
+The grid covers every target. Bin ``k``, counted from the middle one, represents the value
 
     center + spread * UNIT * sinh(spacing * k)
 
-so bins are narrow near the center and grow with the distance from it: the outermost are more than ``REACH``
-spreads away. Center and spread follow the mean and the standard deviation of the targets. The spread rises at
-once only for a target beyond the grid. Two properties make a moving grid safe:
+so bins are narrow near the center and widen with the distance from it; the outermost bins are more than
+``REACH`` spreads away. Center and spread slowly follow the targets' mean and standard deviation. The spread
+jumps only if a target lies beyond the grid. Two properties make a moving grid safe:
 
-- The Gaussian lies on the axis of bins. There its mean value is that of its middle times a constant, whatever
-  the middle, because E[sinh(x + noise)] = sinh(x) E[exp(noise)]. The bins' values are divided by that
-  constant, so a histogram's mean is its target.
-- Online and target critics have a grid each. The target's is averaged with its parameters, so that a new grid
-  changes no target before the online critics have learnt it.
+- The Gaussian is defined on the axis of bins. Its mean value is the value at its middle times a constant that
+  does not depend on the middle, because E[sinh(x + noise)] = sinh(x) E[exp(noise)]. The bins' values are
+  divided by that constant, so the mean of a histogram is its target.
+- Online and target critics each have their own grid. The target critics' grid is Polyak-averaged together
+  with their parameters, so a new grid changes no target before the online critics have learnt it.
 """
 
 from __future__ import annotations
@@ -30,68 +30,69 @@ import numpy as np
 from td3_brax.algorithm.state import ValueScale
 
 WIDTH = 0.75
-"""Standard deviation of the Gaussian, in bins (section 3 of the paper above)."""
+"""Standard deviation of the Gaussian, in bins (Farebrother et al. 2024, section 3)."""
 UNIT = 0.5
-"""Bins are about equally wide up to this many spreads from the center; farther out they widen."""
+"""Distance from the center, in spreads, up to which bins are about equally wide; farther out they widen."""
 REACH = 100.0
-"""The greatest distance of a target from the center that the grid holds, in spreads."""
+"""Greatest distance from the center, in spreads, at which the grid covers a target."""
 EDGE = 3
-"""Bins between that target and the end of the grid, for its Gaussian: four standard deviations."""
+"""Bins beyond the farthest target, which hold the tail of its Gaussian: four standard deviations."""
 RATE = 1e-2
-"""Share of the way that center and squared spread go to the targets' mean and variance with each update."""
-LEAST = 1e-30, 1e-3
-"""The least spread: by itself, and as a share of the center."""
+"""Step of the moving averages of center and squared spread, per update."""
+MIN_SPREAD = 1e-30, 1e-3
+"""Least spread: an absolute bound, and one as a fraction of the center."""
 
 
 def spacing(bins: int) -> float:
-    """Return the distance of two bins, on the axis of asinh((value - center) / spread / UNIT)."""
+    """Return the distance between two bins on the axis of asinh((value - center) / spread / UNIT)."""
     return math.asinh(REACH / UNIT) / ((bins - 1) / 2 - EDGE)
 
 
 def grid(bins: int) -> np.ndarray:
-    """Return what the bins stand for: distances [bins] from the center, in spreads."""
+    """Return the values of the bins [bins], as distances from the center in spreads."""
     step = spacing(bins)
-    # E[exp(noise)] of the Gaussian, and of rounding to the nearest bin.
-    smoothed = math.exp((step * WIDTH) ** 2 / 2) * math.sinh(step / 2) / (step / 2)
-    return UNIT * np.sinh(step * (np.arange(bins) - (bins - 1) / 2)) / smoothed
+    # E[exp(noise)], where the noise is the Gaussian and the rounding to the nearest bin.
+    inflation = math.exp((step * WIDTH) ** 2 / 2) * math.sinh(step / 2) / (step / 2)
+    return UNIT * np.sinh(step * (np.arange(bins) - (bins - 1) / 2)) / inflation
 
 
-def log_shares(out: jax.Array) -> jax.Array:
-    """Return the logarithms of the bins' shares, for outputs [..., K].
+def log_probabilities(out: jax.Array) -> jax.Array:
+    """Return the log-probabilities [..., K] of the bins, for outputs [..., K].
 
-    Outputs of 0 give a wide bell around the center. Equal shares would make a new critic's values large.
+    Outputs of 0 give a wide bell around the center.
+    A uniform distribution would give a new critic large values.
     """
     return jax.nn.log_softmax(out - np.log1p(grid(out.shape[-1]) ** 2).astype(out.dtype))
 
 
 def value(out: jax.Array, scale: ValueScale) -> jax.Array:
-    """Return the values [...] of outputs [..., K]: the output itself for K = 1, else the histogram's mean."""
+    """Return the values [...] of outputs [..., K]: the output itself if K = 1, else the histogram's mean."""
     if out.shape[-1] == 1:
         return out[..., 0]
-    return scale.center + scale.spread * normal(out)
+    return scale.center + scale.spread * standardized_value(out)
 
 
-def normal(out: jax.Array) -> jax.Array:
-    """Return the values [...] of outputs [..., K] as distances from the center, in spreads.
+def standardized_value(out: jax.Array) -> jax.Array:
+    """Return the values [...] of outputs [..., K] as distances from the center, in spreads (raw if K = 1).
 
-    Their gradients do not depend on the size of the rewards.
+    For K > 1 their gradients do not depend on the size of the rewards.
     """
     bins = out.shape[-1]
-    return out[..., 0] if bins == 1 else jnp.exp(log_shares(out)) @ grid(bins).astype(out.dtype)
+    return out[..., 0] if bins == 1 else jnp.exp(log_probabilities(out)) @ grid(bins).astype(out.dtype)
 
 
 def loss(out: jax.Array, target: jax.Array, scale: ValueScale) -> jax.Array:
     """Return the losses [..., B] of outputs [..., B, K] for targets [B].
 
-    They are squared errors for K = 1, else cross-entropies.
+    The loss is the squared error if K = 1, else the cross-entropy.
     """
     if out.shape[-1] == 1:
         return (out[..., 0] - target) ** 2
-    return -jnp.sum(histogram(target, scale, out.shape[-1]) * log_shares(out), axis=-1)
+    return -jnp.sum(histogram(target, scale, out.shape[-1]) * log_probabilities(out), axis=-1)
 
 
 def histogram(target: jax.Array, scale: ValueScale, bins: int) -> jax.Array:
-    """Return the shares [B, bins] of a Gaussian around each target [B]."""
+    """Return the probabilities [B, bins] of a Gaussian around each target [B]."""
     middle = (bins - 1) / 2
     place = jnp.arcsinh(distance(target, scale) / UNIT) / spacing(bins)
     edges = jnp.arange(bins + 1, dtype=target.dtype) - 0.5 - middle
@@ -104,20 +105,21 @@ def distance(target: jax.Array, scale: ValueScale) -> jax.Array:
     return (target - scale.center) / scale.spread
 
 
-def widen(scale: ValueScale, least: jax.Array, most: jax.Array) -> ValueScale:
-    """Return a scale whose grid holds targets from ``least`` [] to ``most`` [].
+def widen(scale: ValueScale, low: jax.Array, high: jax.Array) -> ValueScale:
+    """Return ``scale``, widened if needed, so that its grid covers targets from ``low`` [] to ``high`` [].
 
-    The first of all is in their middle, and they are three spreads away from it at most.
+    The first targets set the center to their middle, and the spread to a third of their greatest distance
+    from it.
     """
     first = scale.spread == 0
-    center = jnp.where(first, (least + most) / 2, scale.center)
-    far = jnp.maximum(most - center, center - least)
+    center = jnp.where(first, (low + high) / 2, scale.center)
+    far = jnp.maximum(high - center, center - low)
     spread = jnp.where(first, far / 3, scale.spread)
     return ValueScale(center, jnp.maximum(spread, jnp.maximum(far / REACH, _floor(center))))
 
 
-def follow(scale: ValueScale, mean: jax.Array, square: jax.Array) -> ValueScale:
-    """Return the scale after an update whose targets' distances have these moments []."""
+def update_scale(scale: ValueScale, mean: jax.Array, square: jax.Array) -> ValueScale:
+    """Return the scale after an update with targets whose distances have the moments ``mean``, ``square`` []."""
     center = scale.center + RATE * scale.spread * mean
     variance = jnp.maximum(square - mean**2, 0)
     spread = scale.spread * jnp.sqrt(1 + RATE * (variance - 1))
@@ -126,4 +128,4 @@ def follow(scale: ValueScale, mean: jax.Array, square: jax.Array) -> ValueScale:
 
 def _floor(center: jax.Array) -> jax.Array:
     """Return the least spread [] around ``center`` []."""
-    return jnp.maximum(LEAST[0], LEAST[1] * jnp.abs(center))
+    return jnp.maximum(MIN_SPREAD[0], MIN_SPREAD[1] * jnp.abs(center))

@@ -1,13 +1,13 @@
-"""Which GPUs can run the kernels."""
+"""Detection of GPUs that can run the kernels."""
 
 from __future__ import annotations
 
 AMPERE = 8.0
-"""Compute capability."""
+"""Compute capability of the oldest GPUs that Triton supports."""
 
 
 def triton_gpus() -> bool:
-    """Whether Triton knows the GPUs here: those from Ampere on."""
+    """Return whether Triton supports all GPUs of this process: Ampere or newer."""
     import jax
 
     gpus = (device for device in jax.local_devices() if device.platform == "gpu")

@@ -1,7 +1,7 @@
-"""Time steps of many robots as one kernel of a GPU: each robot has a thread, its numbers are in registers.
+"""Time steps of many robots in one GPU kernel: each robot has one thread and keeps its numbers in registers.
 
-Compiled by XLA alone, a step's arithmetic is cut into hundreds of kernels, since loops, such as a solver's
-iterations, end one; a GPU then waits for their launches whatever the number of robots.
+XLA alone splits a step into hundreds of kernels, because each loop, such as the iterations of a solver, ends
+a kernel. A GPU then spends its time on launching them, for few robots and for many.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 THREADS = 32
-"""A warp: few robots fill many of a GPU's processors."""
+"""Threads of a block: one warp, so that even a few robots occupy many of the GPU's multiprocessors."""
 
 Numbers = Sequence[jax.Array]
 
@@ -23,19 +23,21 @@ Numbers = Sequence[jax.Array]
 def in_threads(
     function: Callable[[Numbers], Numbers], x: jax.Array, outputs: int, interpret: bool = False
 ) -> jax.Array:
-    """[N, outputs] what ``function`` makes of the columns of ``x`` [N, inputs], each row in a thread.
+    """Apply ``function`` to the columns of ``x`` [N, inputs], one thread per row; return [N, outputs].
 
     Args:
-        function: of numbers [1, 32]; arithmetic, sums over lanes, choices and loops of known length alone.
-        interpret: run by XLA instead, on any device.
+        function: takes and returns arrays [1, 32], one per column. It may use only arithmetic, sums over
+            lanes, ``where`` and loops of known length.
+        outputs: number of arrays that ``function`` returns.
+        interpret: run the kernel by XLA, on any device.
     """
     count, inputs = x.shape
     blocks = -(-count // THREADS)
     padded = jnp.pad(x, ((0, blocks * THREADS - count), (0, 0)), mode="edge")
 
     def kernel(source: Any, target: Any) -> None:
-        # One place in the code reads and one writes, each in a loop: Triton takes time squared in the length
-        # of the code for each such place.
+        # Read in one loop and write in another. Each statement that reads or writes costs Triton a compile
+        # time quadratic in the length of the code.
         def read(i: jax.Array, numbers: Any) -> Any:
             return *numbers[1:], source[:, i].reshape(1, THREADS)
 
@@ -43,18 +45,18 @@ def in_threads(
             target[:, i] = numbers[0].reshape(THREADS)
             return *numbers[1:], numbers[0]
 
-        nothing = jnp.zeros((1, THREADS), x.dtype)
-        made = function(jax.lax.fori_loop(0, inputs, read, (nothing,) * inputs))
-        jax.lax.fori_loop(0, outputs, write, tuple(made))
+        zeros = jnp.zeros((1, THREADS), x.dtype)
+        results = function(jax.lax.fori_loop(0, inputs, read, (zeros,) * inputs))
+        jax.lax.fori_loop(0, outputs, write, tuple(results))
 
-    # Triton by name: it has more kinds of GPUs than what Pallas would take.
-    how: dict[str, Any] = {"compiler_params": triton.CompilerParams(num_warps=1, num_stages=1)}
+    # Ask for Triton: it supports more GPUs than Pallas's default backend.
+    backend: dict[str, Any] = {"compiler_params": triton.CompilerParams(num_warps=1, num_stages=1)}
     out = pl.pallas_call(
         kernel,
         grid=(blocks,),
         in_specs=[pl.BlockSpec((THREADS, inputs), lambda i: (i, 0))],
         out_specs=pl.BlockSpec((THREADS, outputs), lambda i: (i, 0)),
         out_shape=jax.ShapeDtypeStruct((blocks * THREADS, outputs), x.dtype),
-        **({"interpret": True} if interpret else how),
+        **({"interpret": True} if interpret else backend),
     )(padded)
     return out[:count]

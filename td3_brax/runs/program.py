@@ -148,7 +148,7 @@ class Program:
 
     @functools.cached_property
     def _put(self) -> Any:
-        state, alike = self.layout.state, shards.ALIKE
+        state, alike = self.layout.state, shards.REPLICATED
         specs = (state, self.layout.members, alike, alike)
         return self._jit(self.loop.put, specs, state, donate_argnums=(0,))
 
@@ -238,7 +238,7 @@ class Program:
             "eval/length_mean": float(own.lengths.mean()) if whole else None,
             "eval/broken": broken,
             "eval/q_mean": float(own.value_sum.sum() / states) if compared else None,
-            "eval/q_true": float(own.later_sum.sum() / states) if compared else None,
+            "eval/q_true": float(own.true_value_sum.sum() / states) if compared else None,
             "time/eval_s": seconds,
         }
 

@@ -57,8 +57,8 @@ def measure(axis: str, value: int) -> dict[str, Any]:
     config = resolve(options, platform())
     program = build.build(config, make_task(config), side_by_side=accelerated())
     members = [dataclasses.replace(config, seed=seed) for seed in range(work["members"])]
-    specs = (shards.STATE,), (shards.STATE, shards.ALIKE)
-    init = shards.jit(lambda: build.start(program, members), devices, (), shards.STATE)
+    specs = (shards.SPLIT_STATE,), (shards.SPLIT_STATE, shards.REPLICATED)
+    init = shards.jit(lambda: build.start(program, members), devices, (), shards.SPLIT_STATE)
     state = init()
     began = time.perf_counter()
     chunk = shards.jit(program.train_chunk, devices, *specs, donate_argnums=(0,)).lower(state).compile()

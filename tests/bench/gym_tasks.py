@@ -65,7 +65,7 @@ def rate(step: Callable[[Any, jax.Array], Any], start: Any, num_envs: int, actio
         return jax.lax.scan(one, state, jax.random.split(key, length))[0]
 
     key = jax.random.key(0)
-    specs = (shards.SPLIT, shards.ALIKE)
+    specs = (shards.SPLIT, shards.REPLICATED)
     program = shards.jit(run, parts, specs, shards.SPLIT).lower(start, key).compile()
     state = program(*jax.device_put((start, key), program.input_shardings[0]))
     key = jax.device_put(key, program.input_shardings[0][1])

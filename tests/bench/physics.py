@@ -62,7 +62,7 @@ def jitted(step: Callable[[Any, jax.Array], Any], start: Any, count: int) -> tup
         return jax.lax.scan(one, state, jax.random.split(key, LENGTH))[0]
 
     key = jax.random.key(0)
-    lowered = shards.jit(run, parts, (shards.SPLIT, shards.ALIKE), shards.SPLIT).lower(start, key)
+    lowered = shards.jit(run, parts, (shards.SPLIT, shards.REPLICATED), shards.SPLIT).lower(start, key)
     before, cpu = time.perf_counter(), time.process_time()
     program = lowered.compile()
     seconds, cpu = time.perf_counter() - before, time.process_time() - cpu

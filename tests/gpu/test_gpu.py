@@ -16,7 +16,7 @@ import pytest
 
 from td3_brax.algorithm import build
 from td3_brax.algorithm import loop as program
-from td3_brax.algorithm.apply import in_kernels
+from td3_brax.algorithm.apply import apply_by_kernels
 from td3_brax.algorithm.networks import Critic
 from td3_brax.algorithm.packing import pack, unpack
 from td3_brax.envs.tasks.brax import BraxTask
@@ -147,7 +147,7 @@ def test_layers_by_kernels_are_those_of_xla(device: jax.Device, rows: int) -> No
         with jax.default_matmul_precision("highest"):
             return on_host(jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(params, obs, action))
 
-    by_kernels = partial(in_kernels, critic, None, interpret=device.platform == "cpu")
+    by_kernels = partial(apply_by_kernels, critic, None, interpret=device.platform == "cpu")
     for got, wanted in zip(made(by_kernels), made(by_xla), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 

@@ -40,8 +40,8 @@ def compile_for(
     target: str = "h100",
     options: Mapping[str, Any] | None = None,
     devices: int = 1,
-    in_specs: Any = shards.ALIKE,
-    out_specs: Any = shards.ALIKE,
+    in_specs: Any = shards.REPLICATED,
+    out_specs: Any = shards.REPLICATED,
 ) -> jax.stages.Compiled:
     """``jax.jit(fn)`` compiled for ``target``, which need not be there.
 

@@ -26,7 +26,7 @@ def of_state(loop: loops.Loop, body: Callable[[Any], Any], times: int) -> Callab
     def run(state: Any) -> Any:
         return jax.lax.scan(lambda c, _: (body(c), None), state, length=times)[0]
 
-    return shards.jit(run, loop.shards, (shards.STATE,), shards.STATE, donate_argnums=(0,))
+    return shards.jit(run, loop.shards, (shards.SPLIT_STATE,), shards.SPLIT_STATE, donate_argnums=(0,))
 
 
 def held(program: Callable[[Any], Any], state: list[Any]) -> Callable[[], Any]:
@@ -104,8 +104,8 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
 
         return jax.lax.scan(block, first, length=-(-UPDATES // count))[0]
 
-    batch = shards.jit(drawn, loop.shards, (), shards.ALIKE)()
-    update = shards.jit(updating, loop.shards, (shards.ALIKE,) * 3, shards.ALIKE)
+    batch = shards.jit(drawn, loop.shards, (), shards.REPLICATED)()
+    update = shards.jit(updating, loop.shards, (shards.REPLICATED,) * 3, shards.REPLICATED)
 
     def group(state: Any) -> Any:
         each = schedule.vector_steps // schedule.groups
