@@ -1,4 +1,4 @@
-"""TD3 on brax's and Gymnasium's MuJoCo tasks, trained wholly on the accelerator."""
+"""TD3 for MuJoCo tasks of brax and Gymnasium, trained entirely on the accelerator."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ __all__ = ["Policy", "PolicyError", "Result", "__version__", "fit", "load_policy
 
 
 def __getattr__(name: str) -> Any:
-    """What trains is imported where it is used: a saved policy needs NumPy alone."""
+    """Import the training code on first use, because a saved policy needs only NumPy."""
     if name not in ("Result", "fit"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from td3_brax import api

@@ -1,4 +1,4 @@
-"""``td3-brax COMMAND ...``: only dispatches."""
+"""``td3-brax COMMAND ...``: call the command."""
 
 from __future__ import annotations
 
@@ -10,25 +10,31 @@ from td3_brax.option import nearest
 
 COMMANDS = {
     "train": ("td3_brax.train", "train a policy (the default job)"),
-    "plan": ("td3_brax.commands.plan", "say what a run would hold in memory"),
-    "bench": ("td3_brax.commands.bench.run", "say where the time goes here, or what a GPU would do"),
-    "eval": ("td3_brax.commands.eval", "score a run's saved policy, greedily, on the device"),
-    "score": ("td3_brax.commands.score", "the same, beside the real Gymnasium environment"),
+    "plan": ("td3_brax.commands.plan", "show how much memory a run would need"),
+    "bench": (
+        "td3_brax.commands.bench.run",
+        "show where time goes on this machine, or what a GPU would execute",
+    ),
+    "eval": ("td3_brax.commands.eval", "score a run's saved policy on the device, without noise"),
+    "score": (
+        "td3_brax.commands.score",
+        "score a saved policy on the device and in the real Gymnasium environment",
+    ),
     "sweep": ("td3_brax.commands.sweep.run", "train the members of a W&B sweep together, in one program"),
     "render": (
         "td3_brax.commands.render.run",
-        "a film of a run's policy, or a page to look at it from all sides",
+        "make a film of a run's policy, or an interactive page in 3D",
     ),
     "reproduce": (
         "td3_brax.commands.reproduce.run",
-        "the TD3 paper's experiments, and a page beside its numbers",
+        "run the TD3 paper's experiments and compare with its numbers",
     ),
-    "report": ("td3_brax.commands.report.run", "a page about any runs: curves, tables, PNG and CSV"),
+    "report": ("td3_brax.commands.report.run", "make a page about any runs: curves, tables, PNG and CSV"),
 }
 
 
 def main() -> int:
-    """Run the command named by the first argument with the rest."""
+    """Run the command that the first argument names with the remaining arguments; return its exit code."""
     name, *rest = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
         print("usage: td3-brax COMMAND [OPTIONS]\n\ncommands (td3-brax COMMAND --help for its options):")

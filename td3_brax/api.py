@@ -1,4 +1,4 @@
-"""Training from Python: a script, a notebook, another program."""
+"""Training from Python, in a script, a notebook or another program."""
 
 from __future__ import annotations
 
@@ -21,42 +21,49 @@ from td3_brax.train import launch
 
 @dataclass(frozen=True)
 class Result:
-    """A run that :func:`fit` has ended: its folder, and what is in it."""
+    """The run that a call of :func:`fit` trained: its folder and the contents."""
 
     out: Path
+    """Folder of the run."""
     exit_code: int
-    """0: whole. 130: stopped by Ctrl-C or the callback, and can go on. 1: diverged."""
+    """0: complete. 130: stopped by Ctrl-C or the callback; the run can be resumed. 1: diverged."""
 
     @property
     def config(self) -> Config:
-        """All its options."""
+        """All options of the run."""
         return Config(**load_config(str(self.out / "config.json")))
 
     @property
     def reports(self) -> list[Report]:
-        """The lines of ``metrics.jsonl``, those before it was resumed too."""
+        """All lines of ``metrics.jsonl``, including those from before the run was resumed."""
         return [json.loads(line) for line in (self.out / "metrics.jsonl").read_text().splitlines()]
 
     def policy(self, which: str = "best") -> Policy:
-        """The ``best`` or ``last`` greedy policy; raises :class:`td3_brax.PolicyError` without one."""
+        """Load a greedy policy of the run.
+
+        Args:
+            which: ``best`` or ``last``.
+        Raises:
+            td3_brax.PolicyError: the run has no such policy.
+        """
         return load_policy(self.out, which)
 
 
 def fit(
     *, resume: str | os.PathLike[str] | None = None, callback: Callback | None = None, **options: Any
 ) -> Result:
-    """Train, as ``td3-brax train`` does with the same options; blocks until the run ends.
+    """Train like ``td3-brax train`` with the same options; return when the run ends.
 
-    In the main thread Ctrl-C ends the run after its chunk, saved; before training, it is a KeyboardInterrupt.
-    Computes in 32 bits, also where the caller's JAX is set to 64.
+    Ctrl-C in the main thread ends the run after the current chunk and saves it. Before training has begun, it
+    raises KeyboardInterrupt. Training is in 32 bits, even if the caller has set JAX to 64.
 
     Args:
-        resume: the folder of a run to go on with, bit for bit.
-        callback: takes each report, a line of ``metrics.jsonl``; returning True stops the run.
-        options: fields of :class:`td3_brax.config.Config`, numbers NumPy's or Python's; the others are the
-            preset's.
+        resume: folder of a run to resume; it continues bit for bit as if it had not stopped.
+        callback: called with each report, a line of ``metrics.jsonl``. If it returns True, the run stops.
+        options: fields of :class:`td3_brax.config.Config`, with Python or NumPy numbers. The preset sets the
+            others.
     Raises:
-        ConfigError: an option that can't be used; nothing is written then.
+        ConfigError: an unknown option, or a value that is not allowed. Nothing has been written.
     """
     began = time.perf_counter()
     for name, value in options.items():

@@ -1,7 +1,7 @@
-"""Command line and config file, derived from the fields of :class:`td3_brax.config.Config`.
+"""Command line and config files, derived from the fields of :class:`td3_brax.config.Config`.
 
-Values are read as YAML (of which JSON is a part) and made the field's type, so that what a shell, a
-sweep agent or a file writes is taken alike: ``[256, 256]``, ``1e6`` for an integer, ``True``, ``true``.
+Values are read as YAML, which includes JSON, and converted to the type of the field. So a shell, a sweep
+agent and a file can all write ``[256, 256]``, ``1e6`` for an integer, ``True`` or ``true``.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ import yaml
 
 from td3_brax.config import FIELDS, Config
 from td3_brax.names import PRESETS
-from td3_brax.option import ConfigError, names_of, nearest, show
-from td3_brax.presets import PLATFORMS, WARMUP, WARMUP_EACH, resolve
+from td3_brax.option import ConfigError, allowed_names, nearest, show
+from td3_brax.presets import MIN_WARMUP, PLATFORMS, WARMUP_PER_ENV, resolve
 
 TYPES = {"bool": "BOOL", "float": "FLOAT", "int": "INT", "str": "TEXT", "tuple[int, ...]": "[INT,...]"}
 
 QUICK_DIFFERS = (
-    " quick's differ between CPU and GPU; its random steps are "
-    f"{WARMUP_EACH} of each environment, at most an eighth of the run, and at least {WARMUP}."
+    " Those of quick differ between CPU and GPU; its random steps are "
+    f"{WARMUP_PER_ENV} of each environment, but at most an eighth of the run, and at least {MIN_WARMUP}."
 )
 
 
 def coerce(name: str, value: Any) -> Any:
-    """``value``, a text or what YAML made of one, as the type of the option ``name``.
+    """Convert ``value`` to the type of the option ``name``.
 
-    Numbers and arrays of NumPy and JAX count as Python's.
-
+    Args:
+        value: a text, an object that YAML has read from one, or numbers and arrays of Python, NumPy or JAX.
     Raises:
-        ConfigError: it can't be.
+        ConfigError: the value does not fit the type.
     """
     value = _plain(value)
     kind, words = str(FIELDS[name].type), FIELDS[name].metadata["words"]
@@ -76,7 +76,7 @@ def coerce(name: str, value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """``value`` with Python's own numbers and lists for NumPy's and JAX's scalars and arrays in it."""
+    """Return ``value`` with the NumPy and JAX scalars and arrays in it as Python's numbers and lists."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -85,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 
 def _read(text: str) -> Any:
-    """What YAML or Python make of a text; numbers in either's forms."""
+    """Parse a text as YAML or Python, numbers in the form of either; return it unchanged if it is neither."""
     for read in (float, ast.literal_eval, yaml.safe_load):
         try:
             value = read(text.strip())
@@ -99,8 +99,8 @@ def _read(text: str) -> Any:
     return text
 
 
-def whole(text: str) -> int:
-    """An integer in any form that options take, such as ``1e3``."""
+def whole_number(text: str) -> int:
+    """Parse an integer in any form that options accept, such as ``1e3``; for ``argparse``."""
     value = _read(text)
     if not _is_whole(value):
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text}")
@@ -114,7 +114,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def load_config(path: str) -> dict[str, Any]:
-    """The options in a YAML or JSON file, such as a run's ``config.json``.
+    """Read options from a YAML or JSON file, such as a run's ``config.json``.
 
     Raises:
         ConfigError: the file can't be read, is not a mapping, or holds an unknown option.
@@ -138,34 +138,34 @@ def load_config(path: str) -> dict[str, Any]:
 
 
 class Formatter(argparse.HelpFormatter):
-    """argparse's, but names with hyphens stay whole."""
+    """argparse's formatter, except that it does not break names at hyphens."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but every error is one line and options are spelled with ``_`` or ``-``.
+    """argparse's parser, except that an error is one line, and options may have ``_`` or ``-``.
 
     Args:
-        description: may begin as a command's module does: ````td3-brax COMMAND``: ...``.
+        description: it may begin like the docstring of a command's module: ````td3-brax COMMAND``: ...``.
     """
 
     def __init__(self, *, description: str | None, **rest: Any) -> None:
         description = description or ""
-        said = description.partition("``: ")[2] or description
-        super().__init__(description=said[0].upper() + said[1:], allow_abbrev=False, **rest)
+        text = description.partition("``: ")[2] or description
+        super().__init__(description=text[0].upper() + text[1:], allow_abbrev=False, **rest)
 
     def error(self, message: str) -> NoReturn:
-        """One line, exit code 2."""
+        """Print the error as one line and exit with code 2."""
         raise SystemExit(fail(message))
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Parse ``argv``; an unknown option is answered with the nearest name."""
+        """Parse ``argv``; the error for an unknown option names the nearest known one."""
         names = {flag[2:] for action in self._actions for flag in action.option_strings if flag[:2] == "--"}
         tokens = []
         for token in argv:
-            if token.startswith("--_wandb"):  # what a sweep's agent adds to a run that it starts again
+            if token.startswith("--_wandb"):  # a W&B agent adds it to a run that it starts again
                 continue
             if token.startswith("--"):
                 flag, equals, value = token[2:].partition("=")
@@ -178,45 +178,50 @@ class Parser(argparse.ArgumentParser):
 
 
 def fail(message: object) -> int:
-    """Say why on standard error, in one line; returns the exit code for bad input."""
+    """Print ``message`` as one line on standard error; return the exit code for bad input."""
     print(f"td3-brax: {message}", file=sys.stderr)
     return 2
 
 
 def train_parser(
     command: str = "train",
-    description: str = "Train TD3, wholly on the device.",
-    without: Sequence[str] = (),
+    description: str = "Train TD3 entirely on the device.",
+    excluded: Sequence[str] = (),
     presets: Sequence[str] = PRESETS,
-    own: Mapping[str, str] = MappingProxyType({}),
+    help_texts: Mapping[str, str] = MappingProxyType({}),
 ) -> Parser:
-    """The options of ``td3-brax train``, but for ``--resume`` and those of ``without``, for ``command``.
+    """Return a parser for ``command`` with the options of ``td3-brax train``, except ``--resume``.
 
     Args:
-        presets: that it takes, the default first.
-        own: what the help says of options that mean something else here, or have a default of their own.
+        command: name of the command.
+        description: first paragraph of the help.
+        excluded: options that the command does not have.
+        presets: presets that the command accepts, its default first.
+        help_texts: help texts of options whose meaning or default is different for this command.
     """
     parser = Parser(
         prog=f"td3-brax {command}",
         description=description,
-        epilog=f"Defaults are the preset's ({presets[0]} unless said), as for {FIELDS['env'].default}; some "
+        epilog=f"Defaults are the preset's ({presets[0]} by default) for {FIELDS['env'].default}; some "
         "differ by task." + QUICK_DIFFERS * ("quick" in presets),
         formatter_class=lambda prog: Formatter(prog, max_help_position=30, width=100),
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="options from a YAML or JSON file; those on the command line win"
+        "--config",
+        metavar="FILE",
+        help="read options from a YAML or JSON file; the command line takes precedence",
     )
     groups: dict[str, Any] = {}
     for name, field in FIELDS.items():
-        if name in without:
+        if name in excluded:
             continue
         group = field.metadata["group"]
         if group not in groups:
             groups[group] = parser.add_argument_group(group)
-        choices = presets if name == "preset" else names_of(field)
-        among = f" [{', '.join(choices)}]" if choices else ""
-        text = f"{field.metadata['help']}{among} (default: {default_text(name, presets)})"
-        text = own.get(name, text).replace("%", "%%")
+        choices = presets if name == "preset" else allowed_names(field)
+        listed = f" [{', '.join(choices)}]" if choices else ""
+        text = f"{field.metadata['help']}{listed} (default: {default_text(name, presets)})"
+        text = help_texts.get(name, text).replace("%", "%%")
         bare = {"nargs": "?", "const": "true"} if field.type == "bool" else {}
         groups[group].add_argument(f"--{name}", metavar=TYPES[str(field.type)], help=text, **bare)
     return parser
@@ -228,21 +233,21 @@ def _defaults(preset: str, platform: str) -> Config:
 
 
 def default_text(name: str, presets: Sequence[str] = PRESETS) -> str:
-    """What the help says of an option's default: one value, or the first preset's and the others'."""
+    """Return the help's text for an option's default: the first preset's value, and others that differ."""
     if name == "preset":
         return presets[0]
 
-    def of(preset: str) -> str:
-        """One value, or those on different platforms."""
-        there = {
+    def preset_text(preset: str) -> str:
+        """Return the value that a preset has on all platforms, or its value on each."""
+        shown = {
             platform: show(getattr(_defaults(preset, platform), name)) or "none" for platform in PLATFORMS
         }
-        if there["amx"] == there["cpu"]:
-            del there["amx"]
-        each = ", ".join(f"{value} on {PLATFORMS[platform]}" for platform, value in there.items())
-        return each if len(set(there.values())) > 1 else there["cpu"]
+        if shown["amx"] == shown["cpu"]:
+            del shown["amx"]
+        each = ", ".join(f"{value} on {PLATFORMS[platform]}" for platform, value in shown.items())
+        return each if len(set(shown.values())) > 1 else shown["cpu"]
 
-    values = {preset: of(preset) for preset in presets}
+    values = {preset: preset_text(preset) for preset in presets}
     parts = [values[presets[0]]]
     for value in dict.fromkeys(values.values()):
         sharing = [preset for preset in presets if values[preset] == value]
@@ -252,10 +257,12 @@ def default_text(name: str, presets: Sequence[str] = PRESETS) -> str:
 
 
 def parse_options(parser: Parser, argv: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A run's options by name (those of ``--config``, then those on the command line), and the others.
+    """Parse ``argv``; return a run's options by name, and the command's other options.
+
+    Options on the command line override those in the file of ``--config``.
 
     Raises:
-        ConfigError: a value that can't be read.
+        ConfigError: a value that does not fit its option.
         SystemExit: ``--help``, or an unknown option (code 2).
     """
     given = {name: value for name, value in vars(parser.parse(argv)).items() if value is not None}
@@ -266,22 +273,25 @@ def parse_options(parser: Parser, argv: Sequence[str]) -> tuple[dict[str, Any], 
 
 
 def parse_train(argv: Sequence[str]) -> tuple[dict[str, Any], str | None]:
-    """The options given to ``td3-brax train``, and ``--resume``; raises as :func:`parse_options`."""
+    """Parse the arguments of ``td3-brax train``; return its options and ``--resume``.
+
+    Raises: see :func:`parse_options`.
+    """
     parser = train_parser()
     parser.add_argument(
         "--resume",
         metavar="RUN",
-        help="go on with the run in this folder; auto: with that in --out, or start it if there is none",
+        help="resume the run in this folder (auto: resume the run in --out, or start it if there is none)",
     )
     explicit, others = parse_options(parser, argv)
     return explicit, others.get("resume")
 
 
 def guarded(job: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
-    """Run a command's ``job``; bad input becomes one line and exit code 2."""
-    os.environ.pop("JAX_ENABLE_X64", None)  # programs here are 32-bit; JAX has not been imported yet
+    """Run a command's ``job`` and return its exit code; bad input gives one line and exit code 2."""
+    os.environ.pop("JAX_ENABLE_X64", None)  # our programs are 32-bit; JAX has not been imported yet
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # one that can't say a path's characters escapes them
+        if isinstance(stream, io.TextIOWrapper):  # escape characters that it can't encode
             stream.reconfigure(errors="backslashreplace")
     try:
         return job(sys.argv[1:] if argv is None else argv)

@@ -1,7 +1,7 @@
-"""The options: a frozen dataclass, and the checks that need nothing but the options.
+"""The options of a run: a frozen dataclass, and the checks that need only the options themselves.
 
-This is the single source for the command line, the config file, a run's ``config.json``, sweep keys
-and the option tables in the docs.
+The command line, config files, a run's ``config.json``, sweep keys and the option tables in the docs are all
+derived from it.
 """
 
 from __future__ import annotations
@@ -11,27 +11,27 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from td3_brax.names import BACKENDS, BRAX_TASKS, GYMNASIUM_TASKS, OWN, PHYSICS, PLAYGROUND, PRESETS
+from td3_brax.names import BACKENDS, BRAX_TASKS, GYMNASIUM_TASKS, PHYSICS, PLAYGROUND, PRESETS, USER_CODE
 from td3_brax.option import ConfigError, check_field, option
 
-MOST = 2**31 - 1
-"""Counters and seeds are 32-bit on the device."""
-FEWEST_ATOMS = 15
-"""With fewer, a histogram's mean is off by more than a thousandth of its target (``values.py``)."""
+INT32_MAX = 2**31 - 1
+"""Greatest value of counters and seeds, which are 32-bit integers on the device."""
+MIN_ATOMS = 15
+"""Fewest atoms of a histogram. With fewer, its mean is off by over a thousandth (``values.py``)."""
 
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Options that vary may differ between the members of one program; the rest shapes it."""
+    """The options of one run. Members of one program may differ only in options that have ``varies``."""
 
     preset: str = option("quick", "run", "named set of defaults", choices=PRESETS, varies=True)
-    seed: int = option(0, "run", "every random number follows from it", at_least=0, at_most=MOST, varies=True)
+    seed: int = option(0, "run", "seed of all random numbers", at_least=0, at_most=INT32_MAX, varies=True)
     total_env_steps: int = option(
         1_000_000,
         "run",
-        "length of the run, in environment steps; rounded up to a whole report",
+        "length of the run in environment steps, rounded up to whole reports",
         above=0,
-        at_most=MOST,
+        at_most=INT32_MAX,
         may_change=True,
         varies=True,
     )
@@ -39,111 +39,122 @@ class Config:
     devices: int = option(
         1,
         "run",
-        "devices that share environments, replay and batches (all: what is there, on a CPU its cores)",
+        "devices that share environments, replay and batches (all: every device, or every core of a CPU)",
         at_least=0,
         words={"all": 0},
     )
     deterministic: bool = option(
-        False, "run", "same numbers bit for bit on a GPU too, slower (a CPU run always has them)"
+        False, "run", "make GPU runs reproducible bit for bit, but slower (CPU runs always are reproducible)"
     )
 
     env: str = option(
         "ant",
         "task",
-        "the task: brax's, Gymnasium's (-v), MuJoCo Playground's, or one of your own",
+        "task of brax, Gymnasium (-v) or MuJoCo Playground, or your own",
         choices=BRAX_TASKS + GYMNASIUM_TASKS,
-        patterns={f"{PLAYGROUND}NAME": re.compile(f"{PLAYGROUND}.*"), "MODULE:NAME": OWN},
+        patterns={f"{PLAYGROUND}NAME": re.compile(f"{PLAYGROUND}.*"), "MODULE:NAME": USER_CODE},
     )
     env_args: str = option(
-        "", "task", 'the task\'s own arguments, such as {"ctrl_cost_weight": 0.1}', mapping=True
+        "", "task", 'arguments of the task, such as {"ctrl_cost_weight": 0.1}', mapping=True
     )
-    backend: str = option("mjx", "task", "physics of a brax task", choices=BACKENDS)
+    backend: str = option("mjx", "task", "physics backend of a brax task", choices=BACKENDS)
     physics: str = option(
         "auto",
         "task",
-        "of Gymnasium's tasks and brax's on mjx: our own (fast), MJX's, or fast where covered (auto)",
+        "physics of Gymnasium tasks and brax's on mjx: fast (our own), mjx, or fast if supported (auto)",
         choices=PHYSICS,
     )
     num_envs: int = option(128, "task", "environments that step together", above=0)
     time_limit: int = option(
-        1000, "task", "steps after which an episode is truncated (and bootstrapped)", above=0, at_most=MOST
+        1000,
+        "task",
+        "environment steps after which an episode is truncated (its value is bootstrapped)",
+        above=0,
+        at_most=INT32_MAX,
     )
     collect_time_limit: int = option(
         0,
         "task",
-        "the same while collecting, where that is sooner, for more experience of initial states (0: never)",
+        "shorter time limit while collecting, for more experience of initial states (0: time_limit)",
         at_least=0,
-        at_most=MOST,
+        at_most=INT32_MAX,
     )
     spread_phases: bool = option(
-        False, "task", "first episodes start at random steps, so that time limits do not coincide"
+        False,
+        "task",
+        "truncate the first episodes at random steps, so that environments do not all reset together",
     )
 
     updates_per_env_step: float = option(
         1.0,
         "replay",
-        "critic updates per environment step, however many run in parallel",
+        "critic updates per environment step, however many environments run in parallel",
         above=0,
         at_most=1000,
     )
     batch_size: int = option(256, "replay", "transitions per update", above=0)
     replay_capacity: int = option(
-        1_000_000, "replay", "transitions kept; rounded up to a whole vector step", above=0
+        1_000_000, "replay", "transitions in the replay, rounded up to whole vector steps", above=0
     )
     warmup_env_steps: int = option(
         1000,
         "replay",
-        "first environment steps, with uniform actions",
+        "environment steps with uniformly random actions at the start of the run",
         at_least=0,
-        at_most=MOST,
+        at_most=INT32_MAX,
         varies=True,
     )
     update_during_warmup: bool = option(
         True,
         "replay",
-        "update after each step from the first on, rather than after the warm-up only",
+        "update from the first environment step on, instead of only after the warm-up",
         varies=True,
     )
 
     hidden_sizes: tuple[int, ...] = option(
-        (256, 256), "networks", "units of each hidden layer, actor and critics", above=0
+        (256, 256), "networks", "units of each hidden layer, in actor and critics", above=0
     )
     critic: str = option(
         "mlp",
         "networks",
-        "the critics' network: layers of hidden_sizes, or one of your own, made with hidden_sizes, outputs "
-        "and compute_dtype",
+        "network of the critics: layers of hidden_sizes (mlp), or your own class, which is constructed with "
+        "hidden_sizes, outputs and compute_dtype",
         choices=("mlp",),
-        patterns={"MODULE:NAME": OWN},
+        patterns={"MODULE:NAME": USER_CODE},
     )
     critic_action_scale: float = option(
         1.0,
         "networks",
-        "critics see actions in [-1, 1] times this (the paper's see the task's own)",
+        "factor on the actions in [-1, 1] that critics see (the paper's critics see the task's units)",
         above=0,
     )
     num_atoms: int = option(
-        1, "networks", "atoms of the critics' value distribution (1: a number, as in the paper)", above=0
+        1,
+        "networks",
+        "atoms of the critics' value distribution (1: a single value, as in the paper)",
+        above=0,
     )
     compute_dtype: str = option(
         "float32",
         "networks",
-        "operands of the products between hidden layers; parameters and sums stay float32",
+        "type of operands in the products between hidden layers; parameters and sums stay float32",
         choices=("float32", "bfloat16"),
     )
-    normalize_obs: bool = option(False, "networks", "scale observations by their running mean and deviation")
+    normalize_obs: bool = option(
+        False, "networks", "normalise observations by their running mean and standard deviation"
+    )
 
-    n_step: int = option(1, "TD3", "steps of reward in a target before the critics' value", above=0)
+    n_step: int = option(1, "TD3", "environment steps of rewards in a target before it bootstraps", above=0)
     gamma: float = option(0.99, "TD3", "discount per step", at_least=0, at_most=1, varies=True)
     tau: float = option(
-        0.005, "TD3", "step of the targets' Polyak averaging", above=0, at_most=1, varies=True
+        0.005, "TD3", "step size of the Polyak averaging of the targets", above=0, at_most=1, varies=True
     )
-    actor_lr: float = option(1e-3, "TD3", "Adam step size of the actor", above=0, varies=True)
-    critic_lr: float = option(1e-3, "TD3", "Adam step size of the critics", above=0, varies=True)
+    actor_lr: float = option(1e-3, "TD3", "learning rate of the actor (Adam)", above=0, varies=True)
+    critic_lr: float = option(1e-3, "TD3", "learning rate of the critics (Adam)", above=0, varies=True)
     lr_decay: float = option(
         0.0,
         "TD3",
-        "share of both step sizes lost by the end of the run, linearly",
+        "fraction by which both learning rates have decayed, linearly, at the end of the run",
         at_least=0,
         at_most=1,
         varies=True,
@@ -154,41 +165,45 @@ class Config:
     exploration_noise_spread: float = option(
         0.0,
         "TD3",
-        "added to it, from 0 for the first environment to this for the last",
+        "additional exploration noise, from 0 in the first environment to this in the last",
         at_least=0,
         varies=True,
     )
     target_noise: float = option(
-        0.2, "TD3", "standard deviation of the target policy's noise", at_least=0, varies=True
+        0.2, "TD3", "standard deviation of the noise on the target policy's actions", at_least=0, varies=True
     )
-    target_noise_clip: float = option(0.5, "TD3", "that noise is clipped to +- this", at_least=0, varies=True)
+    target_noise_clip: float = option(
+        0.5, "TD3", "the target noise is clipped to +- this", at_least=0, varies=True
+    )
     policy_delay: int = option(
-        2, "TD3", "critic updates per update of actor and targets", above=0, at_most=64
+        2, "TD3", "critic updates per update of the actor and the targets", above=0, at_most=64
     )
     num_critics: int = option(
-        2, "TD3", "critics whose minimum is the target (1: no clipped double Q)", above=0, at_most=2
+        2,
+        "TD3",
+        "number of critics; the target uses their minimum (1: no clipped double Q-learning)",
+        above=0,
+        at_most=2,
     )
 
     report_every: int = option(
         5000,
         "evaluation",
-        "environment steps between reports; rounded to whole rounds of steps and updates",
+        "environment steps between reports, rounded to whole rounds of steps and updates",
         above=0,
     )
     eval_every: int = option(
         5000,
         "evaluation",
-        "environment steps between evaluations; rounded to whole reports",
+        "environment steps between evaluations, rounded to whole reports",
         above=0,
         may_change=True,
     )
-    eval_episodes: int = option(
-        10, "evaluation", "episodes of each greedy evaluation", above=0, may_change=True
-    )
+    eval_episodes: int = option(10, "evaluation", "episodes per greedy evaluation", above=0, may_change=True)
     eval_tau: float = option(
         1.0,
         "evaluation",
-        "step of the actor's Polyak averaging for evaluations and saved policies (1: the actor itself)",
+        "step size of the average of actors that is evaluated and saved (1: the actor itself)",
         above=0,
         at_most=1,
         varies=True,
@@ -197,7 +212,7 @@ class Config:
     wandb: str = option(
         "disabled",
         "saving",
-        "Weights & Biases, in project WANDB_PROJECT (online by default for runs that a sweep starts)",
+        "Weights & Biases mode (runs that a sweep starts default to online); WANDB_PROJECT names the project",
         choices=("online", "offline", "disabled"),
         may_change=True,
         varies=True,
@@ -205,32 +220,32 @@ class Config:
     film: bool = option(
         False,
         "saving",
-        "a film of the policy at the end, as `td3-brax render` makes it",
+        "make a film of the policy at the end of the run, like `td3-brax render`",
         may_change=True,
         varies=True,
     )
     checkpoint_every_min: float = option(
         5.0,
         "saving",
-        "minutes between checkpoints, and one at the end (0: none)",
+        "minutes between checkpoints; one more is made at the end (0: no checkpoints)",
         at_least=0,
         may_change=True,
         varies=True,
     )
     checkpoint_keep: int = option(
-        2, "saving", "newest checkpoints that are kept while training", above=0, may_change=True, varies=True
+        2, "saving", "newest checkpoints to keep while training", above=0, may_change=True, varies=True
     )
     checkpoint_replay: bool = option(
         True,
         "saving",
-        "checkpoints hold the replay; without it they are small and not exact",
+        "save the replay in checkpoints; without it they are small, but resuming is not exact",
         may_change=True,
         varies=True,
     )
     on_nonfinite: str = option(
         "stop",
         "saving",
-        "what follows a gradient that is not finite: the updates of the same vector steps are not made",
+        "reaction to a gradient that is not finite: stop the run, or only skip the affected updates",
         choices=("stop", "skip"),
         may_change=True,
         varies=True,
@@ -248,15 +263,15 @@ class Config:
 
         if self.env in BRAX_TASKS:
             if self.env_args:
-                raise ConfigError("env_args", self.env_args, f"brax's {self.env} takes none")
+                raise ConfigError("env_args", self.env_args, f"brax's {self.env} takes no arguments")
         elif self.backend != "mjx":
             raise ConfigError("backend", self.backend, f"{self.env} runs on mjx only")
-        own = self.backend != "mjx" or self.env not in BRAX_TASKS + GYMNASIUM_TASKS
-        if self.physics != "auto" and own:
-            of = self.env if self.backend == "mjx" else f"the {self.backend} backend"
-            raise ConfigError("physics", self.physics, f"{of} has its own")
-        if 1 < self.num_atoms < FEWEST_ATOMS:
-            raise ConfigError("num_atoms", self.num_atoms, f"must be 1, or at least {FEWEST_ATOMS}")
+        has_own_physics = self.backend != "mjx" or self.env not in BRAX_TASKS + GYMNASIUM_TASKS
+        if self.physics != "auto" and has_own_physics:
+            kind = self.env if self.backend == "mjx" else f"the {self.backend} backend"
+            raise ConfigError("physics", self.physics, f"can't be chosen, because {kind} has its own physics")
+        if 1 < self.num_atoms < MIN_ATOMS:
+            raise ConfigError("num_atoms", self.num_atoms, f"must be 1, or at least {MIN_ATOMS}")
         for name in ("num_envs", "batch_size"):
             if self.devices and getattr(self, name) % self.devices:
                 raise ConfigError(
@@ -265,17 +280,17 @@ class Config:
 
     @property
     def capacity(self) -> int:
-        """``replay_capacity`` as a whole number of vector steps."""
+        """``replay_capacity`` rounded up to whole vector steps."""
         return -(-self.replay_capacity // self.num_envs) * self.num_envs
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """What shapes the program: runs that are alike in it can be members of one."""
+        """Values of the options that shape the program. Runs with equal values can share one program."""
         return tuple(getattr(self, name) for name, field in FIELDS.items() if not field.metadata["varies"])
 
     @property
     def episode_limit(self) -> int:
-        """Steps after which an episode is truncated while collecting."""
+        """Environment steps after which an episode is truncated while collecting."""
         return min(self.collect_time_limit or self.time_limit, self.time_limit)
 
 

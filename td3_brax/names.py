@@ -1,4 +1,4 @@
-"""Names that options accept: tasks, presets, physics."""
+"""Names that options accept: tasks, presets and physics."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ GYMNASIUM_TASKS = tuple(
     for version in (5, 4)
 )
 PLAYGROUND = "playground:"
-"""Before the name of a task of MuJoCo Playground."""
-OWN = re.compile(r"(?!playground:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-"""A task of somebody's own: a module and what to call in it, as ``my_tasks:Hover``."""
+"""Prefix of the name of a MuJoCo Playground task."""
+USER_CODE = re.compile(r"(?!playground:)[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+"""Pattern of a user's class or function: a module and a name in it, such as ``my_tasks:Hover``."""
 PRESETS = ("quick", "paper", "author", "our-ddpg")
 BACKENDS = ("mjx", "generalized", "positional", "spring")
 PHYSICS = ("auto", "fast", "mjx")

@@ -1,4 +1,4 @@
-"""One option: its default, help text, allowed values, and the error for a wrong value."""
+"""Definition of an option: default, help text, allowed values, and the error for a bad value."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-    """An option that can't be used. Its text is one line: option, value, what is allowed."""
+    """A bad value of an option. Its text is one line with the option, the value and what is allowed."""
 
     def __init__(self, option: str, value: object, allowed: str) -> None:
         super().__init__(f"--{option}={show(value)}: {allowed}")
 
 
 def show(value: object) -> str:
-    """A value as one would type it on the command line, on one line."""
+    """Return ``value`` as a user would type it on the command line, in one line."""
     if isinstance(value, list | tuple):
         return "[" + ",".join(show(item) for item in value) + "]"
     text = str(value)
@@ -28,7 +28,7 @@ def show(value: object) -> str:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """``" (did you mean X?)"`` for the closest of ``names``, or nothing where none is close."""
+    """Return ``" (did you mean X?)"`` with the closest of ``names``, or an empty text if none is close."""
     close = difflib.get_close_matches(name, list(names), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
@@ -48,13 +48,19 @@ def option(
     may_change: bool = False,
     varies: bool = False,
 ) -> Any:
-    """A dataclass field with what the command line says of it and the values (or words) it allows.
+    """Return a dataclass field with the option's help text and its allowed values.
 
     Args:
-        patterns: what makes a value one of the choices too, each by what it looks like.
+        default: value if the option is not given and no preset sets it.
+        group: heading in the help under which the option is listed.
+        help: help text, one line.
+        above, at_least, at_most: bounds of a number.
+        choices: allowed texts.
+        words: texts that stand for a number, such as ``all``.
+        patterns: patterns of further allowed texts, by how the help shows them.
         mapping: whether the text is a JSON object.
-        may_change: whether a run that goes on may have another value than before.
-        varies: whether members of one program may differ in it.
+        may_change: whether a resumed run may have another value than before.
+        varies: whether the members of one program may have different values.
     """
     bounds = {"above": above, "at_least": at_least, "at_most": at_most}
     return dataclasses.field(
@@ -73,18 +79,18 @@ def option(
     )
 
 
-def names_of(field: dataclasses.Field[Any]) -> tuple[str, ...]:
-    """What an option that takes names allows, with a pattern for those that are not listed."""
+def allowed_names(field: dataclasses.Field[Any]) -> tuple[str, ...]:
+    """Return the names that an option allows: its choices, and how the help shows its patterns."""
     meta = field.metadata
     return (*meta["choices"], *meta["patterns"])
 
 
 def check_field(field: dataclasses.Field[Any], value: Any) -> None:
-    """Raise :class:`ConfigError` where ``value`` is outside what the field's metadata allows."""
+    """Raise :class:`ConfigError` if the field's metadata do not allow ``value``."""
     meta = field.metadata
-    given = any(pattern.fullmatch(str(value)) for pattern in meta["patterns"].values())
-    names = names_of(field)
-    if names and value not in meta["choices"] and not given:
+    matches = any(pattern.fullmatch(str(value)) for pattern in meta["patterns"].values())
+    names = allowed_names(field)
+    if names and value not in meta["choices"] and not matches:
         allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"
         raise ConfigError(field.name, value, allowed)
     numbers = value if isinstance(value, tuple) else (value,)

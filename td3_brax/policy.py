@@ -1,4 +1,4 @@
-"""A trained policy as a file, and as an object that needs only NumPy."""
+"""Trained policies: the object, which needs only NumPy, and its file."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ FORMAT = 1
 
 
 class PolicyError(ValueError):
-    """A policy file that can't be used; its text is one line that names it."""
+    """A missing or unusable policy file. Its text is one line that names the file."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Greedy policy of a run; see :func:`load_policy`."""
+    """The greedy policy of a run; see :func:`load_policy`."""
 
     env: str
-    """The task's name."""
+    """Name of the task."""
     weights: tuple[np.ndarray, ...]
-    """Per layer, [inputs, outputs] float32."""
+    """Weights of each layer, [inputs, outputs] float32."""
     biases: tuple[np.ndarray, ...]
-    """Per layer, [outputs]."""
+    """Biases of each layer, [outputs] float32."""
     obs_mean: np.ndarray
-    """[O]"""
+    """[O] mean with which observations are normalised."""
     obs_deviation: np.ndarray
-    """[O]"""
+    """[O] standard deviation with which observations are normalised."""
     obs_clip: float
-    """Normalised observations are clipped to +- this (inf where observations are not normalised)."""
+    """Bound to which normalised observations are clipped (inf if observations are not normalised)."""
     action_low: np.ndarray
-    """[A] in the task's own units."""
+    """[A] lower bounds of actions, in the task's units."""
     action_high: np.ndarray
-    """[A]"""
+    """[A] upper bounds of actions, in the task's units."""
     meta: Mapping[str, Any]
-    """What the run noted beside it: ``env_steps``, ``return_mean``, ``version``; the task's ``env_args`` and
+    """Facts about the run: ``env_steps``, ``return_mean``, ``version``, the task's ``env_args`` and
     ``time_limit``."""
 
     def forward(self, obs: Any, xp: Any = np) -> Any:
-        """[..., O] -> [..., A] in [-1, 1], with NumPy or jax.numpy as ``xp``."""
+        """Compute actions [..., A] in [-1, 1] from observations [..., O]; ``xp`` is NumPy or jax.numpy."""
         x = xp.clip((obs - self.obs_mean) / self.obs_deviation, -self.obs_clip, self.obs_clip)
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
             x = (xp.maximum(x, 0) if i else x) @ weight + bias
         return xp.tanh(x)
 
     def __call__(self, obs: Any) -> np.ndarray:
-        """Actions in [-1, 1] for one observation [O] or a batch [..., O].
+        """Return actions in [-1, 1] for one observation [O] or a batch [..., O].
 
         Raises:
-            ValueError: observations of another size.
+            ValueError: the observations have the wrong size.
         """
         obs = np.asarray(obs, np.float32)
         if obs.shape[-1:] != self.obs_mean.shape:
@@ -69,24 +69,24 @@ class Policy:
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[np.ndarray, None]:
-        """Act as stable-baselines3's policies do: return (actions in the task's own units, None).
+        """Return (actions in the task's units, None), like the policies of stable-baselines3.
 
         Args:
-            observation: one [O] or a batch [..., O].
-            state: of a recurrent policy, which this is not, as is ``episode_start``.
-            deterministic: a TD3 policy always is; noise belongs to training.
+            observation: one observation [O] or a batch [..., O].
+            state: ignored; it is for recurrent policies, like ``episode_start``.
+            deterministic: ignored; a TD3 policy is always deterministic.
         Raises:
-            ValueError: observations of another size.
+            ValueError: the observations have the wrong size.
         """
         low, high = self.action_low, self.action_high
         return np.clip(low + (self(observation) + 1) / 2 * (high - low), low, high), None
 
 
 def save_policy(policy: Policy, path: Path) -> None:
-    """Write ``policy`` to ``path`` (.npz, no pickle), replacing it whole or not at all.
+    """Write ``policy`` to ``path`` as .npz without pickle. An existing file is replaced atomically.
 
     Raises:
-        PolicyError: it could not be loaded again.
+        PolicyError: the written file can't be loaded; ``path`` is unchanged.
     """
     arrays = {f"weight_{i}": w for i, w in enumerate(policy.weights)}
     arrays |= {f"bias_{i}": b for i, b in enumerate(policy.biases)}
@@ -112,24 +112,24 @@ def save_policy(policy: Policy, path: Path) -> None:
 
 
 def load_policy(run: str | os.PathLike[str], which: str = "best") -> Policy:
-    """The policy of a run's folder, or of a policy file. Loading never executes anything from it.
+    """Load a policy from a run's folder or from a policy file. Loading never executes code from the file.
 
     Args:
-        run: a run's folder or a ``policy_*.npz``.
-        which: ``best`` (by evaluation) or ``last``, where ``run`` is a folder.
+        run: folder of a run, or path of a ``policy_*.npz``.
+        which: ``best`` (by evaluation) or ``last``; used only if ``run`` is a folder.
     Raises:
-        PolicyError: no such file, or one that is broken.
+        PolicyError: the file does not exist or is damaged.
     """
     path = Path(run)
     if path.is_dir():
         path = path / f"policy_{which}.npz"
     if not path.is_file():
-        raise PolicyError(f"{path}: no policy there")
+        raise PolicyError(f"{path}: no such policy file")
     try:
         with np.load(path, allow_pickle=False) as data:
             head = json.loads(str(data["head"]))
             if head["format"] != FORMAT:
-                raise PolicyError(f"{path}: policy format {head['format']}, this version reads {FORMAT}")
+                raise PolicyError(f"{path}: has policy format {head['format']}, this version reads {FORMAT}")
             layers = range(int(head["layers"]))
             policy = Policy(
                 env=str(head["env"]),
@@ -147,9 +147,9 @@ def load_policy(run: str | os.PathLike[str], which: str = "best") -> Policy:
         fits = [w.shape[1:] == b.shape for w, b in zip(policy.weights, policy.biases, strict=True)]
         fits += [action.shape == limit.shape for limit in (policy.action_low, policy.action_high)]
         if not fits[:-2] or not all(fits) or policy.obs_deviation.shape != policy.obs_mean.shape:
-            raise ValueError("sizes that do not fit")
+            raise ValueError("array sizes do not match")
         if not (policy.obs_deviation > 0).all() or not policy.obs_clip > 0:
-            raise ValueError("deviations or clip not above 0")
+            raise ValueError("obs_deviation and obs_clip must be above 0")
         return policy
     except PolicyError:
         raise

@@ -1,4 +1,4 @@
-"""The presets: what each option is unless it is said, by task and platform."""
+"""Presets: default values of the options, by task and platform."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from td3_brax.names import PRESETS
 from td3_brax.option import ConfigError, nearest
 
 PLATFORMS = {"cpu": "CPU", "amx": "CPU with AMX", "gpu": "GPU"}
-"""What presets tell apart; AMX multiplies bfloat16 matrices some five times as fast as float32 ones."""
-WARMUP, WARMUP_EACH = 16_384, 128
-"""Random steps that `quick` begins with, at least, and of each environment (of a run that is not short): its
-first updates should know how episodes end, else Humanoid's actor goes to a corner of its range for good."""
+"""Platforms for which presets differ. AMX multiplies bfloat16 about five times as fast as float32."""
+MIN_WARMUP, WARMUP_PER_ENV = 16_384, 128
+"""Random steps at the start of a `quick` run: in total at least, and of each environment (fewer in short
+runs). The first updates must see how episodes end. Otherwise Humanoid's actor moves to the bounds of its
+actions and never leaves them."""
 CPU_DEVICES = 2
-"""What `quick` asks for on a CPU; JAX makes as many of its cores as it is asked for."""
+"""Devices of `quick` on a CPU. JAX can turn the cores of a CPU into any number of devices."""
 
 
 def _family(env: str) -> str:
-    """``halfcheetah`` of ``HalfCheetah-v5``."""
+    """Return the name of a task without its version, such as ``halfcheetah`` for ``HalfCheetah-v5``."""
     return env.rsplit("-v", 1)[0].lower().replace("_", "")
 
 
 def _paper(env: str, platform: str) -> dict[str, Any]:
-    """Fujimoto, van Hoof, Meger 2018 (arXiv 1802.09477), section 6.1 and supplementary C.
+    """Return the settings of the paper (Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477).
 
-    Its noise and what its critics see is in the tasks' units; of its tasks InvertedPendulum alone has actions
-    beyond [-1, 1].
+    They are from section 6.1 and supplementary C. The paper's noise and its critics' actions are in the
+    tasks' units. Of its tasks, only InvertedPendulum has actions beyond [-1, 1].
     """
     bound = 3.0 if env.startswith("InvertedPendulum-v") else 1.0
     return {
@@ -47,7 +48,7 @@ def _paper(env: str, platform: str) -> dict[str, Any]:
 
 
 def _author(env: str, platform: str) -> dict[str, Any]:
-    """The paper's first author's later public code; its noise is in units of the action range."""
+    """Return the settings of the first author's later code, whose noise is relative to the action range."""
     short = _family(env) in ("invertedpendulum", "inverteddoublependulum", "reacher")
     return _paper(env, platform) | {
         "exploration_noise": 0.1,
@@ -63,12 +64,12 @@ def _author(env: str, platform: str) -> dict[str, Any]:
 
 
 def _our_ddpg(env: str, platform: str) -> dict[str, Any]:
-    """The paper's "our DDPG": TD3's architecture and settings without its three changes."""
+    """Return the settings of the paper's "our DDPG": TD3's architecture without TD3's three changes."""
     return _paper(env, platform) | {"num_critics": 1, "policy_delay": 1, "target_noise": 0.0}
 
 
 def _quick(env: str, platform: str) -> dict[str, Any]:
-    """What reaches a walking Ant soonest on the device at hand."""
+    """Return the settings that train an Ant to walk in the least time on this platform."""
     shared = {
         "collect_time_limit": 250,
         "spread_phases": True,
@@ -110,29 +111,32 @@ def _quick(env: str, platform: str) -> dict[str, Any]:
     }
 
 
-MAKERS = dict(zip(PRESETS, (_quick, _paper, _author, _our_ddpg), strict=True))
+PRESET_VALUES = dict(zip(PRESETS, (_quick, _paper, _author, _our_ddpg), strict=True))
 
 
 def resolve(explicit: Mapping[str, Any], platform: str) -> Config:
-    """The preset's values for this task and platform (of ``PLATFORMS``), overridden by ``explicit``.
+    """Return the options of a run: those in ``explicit``, else the preset's for this task and platform.
 
+    Args:
+        explicit: options by name; ``env`` and ``preset`` among them choose the task and the preset.
+        platform: one of ``PLATFORMS``.
     Raises:
-        ConfigError: an option or value that can't be used.
+        ConfigError: an unknown option, or a value that is not allowed.
     """
     for name, value in explicit.items():
         if name not in FIELDS:
             raise ConfigError(name, value, f"unknown option{nearest(name, FIELDS)}")
     preset = str(explicit.get("preset", FIELDS["preset"].default))
     env = str(explicit.get("env", FIELDS["env"].default))
-    base = MAKERS[preset](env, platform) if preset in PRESETS else {}
+    base = PRESET_VALUES[preset](env, platform) if preset in PRESETS else {}
     if env.startswith("Reacher-v"):
         base |= {"time_limit": 50}
     values = base | dict(explicit)
-    if "devices" in base and "devices" not in explicit:  # a preset's number gives way to what is asked for
+    if "devices" in base and "devices" not in explicit:  # lower the preset's number until it divides
         asked = [values["num_envs"], values["batch_size"]]
         fitting = (d for d in range(base["devices"], 1, -1) if not any(n % d for n in asked))
         values["devices"] = next(fitting, 1)
     if preset == "quick" and "warmup_env_steps" not in explicit:
-        most = min(WARMUP_EACH * values["num_envs"], values["total_env_steps"] // 8)
-        values["warmup_env_steps"] = int(max(WARMUP, most))
+        most = min(WARMUP_PER_ENV * values["num_envs"], values["total_env_steps"] // 8)
+        values["warmup_env_steps"] = int(max(MIN_WARMUP, most))
     return Config(**values)

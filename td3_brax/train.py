@@ -1,4 +1,4 @@
-"""``td3-brax train``: from its options to a run, begun or gone on with."""
+"""``td3-brax train``: train a policy, in a new run or a resumed one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from td3_brax.runs.signals import PREEMPTED, Signals
 
 
 def job(argv: Sequence[str]) -> int:
-    """``td3-brax train``; returns the exit code."""
+    """Run ``td3-brax train`` with ``argv``; return the exit code."""
     began = time.perf_counter()
     explicit, resume = parse_train(argv)
     with Signals() as signals:
@@ -36,7 +36,7 @@ def job(argv: Sequence[str]) -> int:
         except hosts.HostLostError as error:
             hosts.abandon(f"td3-brax: {error}", PREEMPTED)
             raise
-        except Exception:  # JAX would wait for the others, and they for what this one was to do
+        except Exception:  # JAX would wait for the other hosts, and they for this one
             hosts.abandon(traceback.format_exc(), 1)
             raise
         hosts.leave()
@@ -50,10 +50,16 @@ def launch(
     began: float,
     callback: Callback | None = None,
 ) -> tuple[int, Path]:
-    """Start a run with the options ``explicit``, or go on with one; returns the exit code and its folder.
+    """Start or resume a run; return the exit code and the run's folder.
 
+    Args:
+        explicit: options that the user gave.
+        resume: folder of the run to resume, ``auto`` or None.
+        signals: handlers of the signals that stop a run.
+        began: ``time.perf_counter()`` when the command began.
+        callback: see :func:`td3_brax.fit`.
     Raises:
-        ConfigError: an option that can't be used.
+        ConfigError: an option or a value that is not allowed.
     """
     if mode := wandb_run.asked():
         explicit = {"wandb": mode, **explicit}
@@ -64,11 +70,14 @@ def launch(
     wandb_run.check(explicit.get("wandb", "disabled"), print)
     devices = explicit.get("devices", CPU_DEVICES)
     alone = devices == 1 or os.environ.get("WANDB_SWEEP_ID")
-    together = 1 if alone else hosts.named(all_devices)
-    if together == 1 < hosts.launched() and not alone:
-        print("note: one of several processes, each for a run of its own; --devices all makes them train one")
-    join = hosts.join if together > 1 else lambda: None
-    prepare_jax(explicit.get("deterministic", False), -(-devices // together), join)
+    num_hosts = 1 if alone else hosts.named(all_devices)
+    if num_hosts == 1 < hosts.launched() and not alone:
+        print(
+            "note: this is one of several processes, which each train their own run; "
+            "with --devices all they train one run together"
+        )
+    join = hosts.join if num_hosts > 1 else lambda: None
+    prepare_jax(explicit.get("deterministic", False), -(-devices // num_hosts), join)
     config = on_devices(resolve(explicit, platform()), asked="devices" in explicit)
     make_schedule(config)
     if run is not None and resuming.nothing_left(run, config):
@@ -86,7 +95,7 @@ def launch(
 
 
 def _start(config: Config, signals: Signals, began: float, callback: Callback | None) -> tuple[int, Path]:
-    """A new run; its folder goes again where it ends before anything was learnt."""
+    """Train a new run; remove its folder if it fails before it has learnt anything."""
     with folder.claim(config.out, f"{config.env}-{config.preset}-s{config.seed}") as out:
         folder.begin(out, config, print)
         signals.new = out
@@ -100,16 +109,16 @@ def _start(config: Config, signals: Signals, began: float, callback: Callback | 
 def _follow(
     config: Config, run: Path | None, signals: Signals, began: float, callback: Callback | None
 ) -> tuple[int, Path]:
-    """The same beside the first host: it trains with the others, and what it writes is thrown away."""
+    """Train on a host other than the first: take part in the run, and discard all files that it writes."""
     start = None if run is None else resuming.go_on(run, lambda _: None)
     config = dataclasses.replace(config, wandb="disabled", film=False)
-    with tempfile.TemporaryDirectory() as away:
-        code = Run(config, Path(away), start, began, callback).train(signals)
+    with tempfile.TemporaryDirectory() as discarded:
+        code = Run(config, Path(discarded), start, began, callback).train(signals)
     return code, run or Path(config.out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(job, argv)
 
 

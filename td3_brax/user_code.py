@@ -1,4 +1,4 @@
-"""What a user's own module has, named as ``MODULE:NAME``."""
+"""Import of a user's class or function, named as ``MODULE:NAME``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import Any
 from td3_brax.option import ConfigError, nearest
 
 
-def imported(option: str, name: str, kind: type | None = None) -> Any:
-    """What ``MODULE:NAME`` is; modules of the working directory are found too.
+def import_object(option: str, name: str, kind: type | None = None) -> Any:
+    """Import ``MODULE:NAME`` and return it. Modules in the working directory are found too.
 
     Args:
-        kind: of which it must be a class.
+        option: option that gave the name, for error messages.
+        name: ``MODULE:NAME``.
+        kind: class of which the object must be a subclass.
     Raises:
-        ConfigError: of ``option``: there is no such module, it has no such name, or it is something else.
+        ConfigError: there is no such module, it has no such name, or the object is not a subclass of
+            ``kind``.
     """
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     module, _, attribute = name.partition(":")
     try:
-        there = vars(importlib.import_module(module))
+        attributes = vars(importlib.import_module(module))
     except ImportError as error:
         raise ConfigError(option, name, f"can't be imported ({error})") from None
-    if attribute not in there:
-        raise ConfigError(option, name, f"{module} has no {attribute}{nearest(attribute, there)}")
-    found = there[attribute]
+    if attribute not in attributes:
+        raise ConfigError(option, name, f"{module} has no {attribute}{nearest(attribute, attributes)}")
+    found = attributes[attribute]
     if kind and not (isinstance(found, type) and issubclass(found, kind)):
-        raise ConfigError(option, name, f"must be a {kind.__module__}.{kind.__qualname__}")
+        raise ConfigError(option, name, f"must be a subclass of {kind.__module__}.{kind.__qualname__}")
     return found

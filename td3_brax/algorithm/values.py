@@ -119,7 +119,7 @@ def widen(scale: ValueScale, low: jax.Array, high: jax.Array) -> ValueScale:
 
 
 def update_scale(scale: ValueScale, mean: jax.Array, square: jax.Array) -> ValueScale:
-    """Return the scale after an update with targets whose distances have the moments ``mean``, ``square`` []."""
+    """Return the scale after an update whose targets' distances have moments ``mean`` and ``square`` []."""
     center = scale.center + RATE * scale.spread * mean
     variance = jnp.maximum(square - mean**2, 0)
     spread = scale.spread * jnp.sqrt(1 + RATE * (variance - 1))

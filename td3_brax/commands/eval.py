@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from td3_brax.cli import Parser, fail, guarded, load_config, whole
+from td3_brax.cli import Parser, fail, guarded, load_config, whole_number
 from td3_brax.config import Config
 from td3_brax.names import BRAX_TASKS
 from td3_brax.policy import Policy, PolicyError, load_policy
@@ -99,14 +99,14 @@ def run_parser(command: str, description: str | None, episodes: int, of_what: st
         default=episodes,
         help=of_what or f"episodes to play (default: {episodes})",
     )
-    parser.add_argument("--seed", type=whole, default=0, help="of the initial states (default: 0)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="of the initial states (default: 0)")
     parser.add_argument("--which", choices=("best", "last"), default="best", help="policy (default: best)")
     return parser
 
 
 def above_zero(text: str) -> int:
     """A number of episodes or processes."""
-    value = whole(text)
+    value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
     return value

@@ -14,7 +14,7 @@ from td3_brax.envs.check import check
 from td3_brax.envs.task import Task
 from td3_brax.names import BRAX_TASKS, GYMNASIUM_TASKS, PLAYGROUND
 from td3_brax.option import ConfigError
-from td3_brax.user_code import imported
+from td3_brax.user_code import import_object
 
 
 def make_task(config: Config) -> Task:
@@ -41,7 +41,7 @@ def make_task(config: Config) -> Task:
 
 def _own(name: str, args: Mapping[str, Any]) -> Task:
     """What ``MODULE:NAME`` makes of ``args``."""
-    make = imported("env", name)
+    make = import_object("env", name)
     if "mujoco.mjx" in sys.modules:  # what it imported itself is to be as ours is, too
         importlib.import_module("td3_brax.envs.physics.mjx.patched")
     try:

@@ -1,1 +1,1 @@
-"""Programs to start from; each runs as ``python -m td3_brax.examples.NAME``."""
+"""Example programs. Run one with ``python -m td3_brax.examples.NAME``."""

@@ -1,4 +1,4 @@
-"""Train until it is good enough, look, and train on.
+"""Train until the policy is good enough, look at the result, and train further.
 
 python -m td3_brax.examples.go_on
 """
@@ -7,14 +7,14 @@ import td3_brax
 
 
 def good_enough(report: dict) -> bool:
-    """Whether the greedy return is; a report without an evaluation has none."""
+    """Return whether the greedy return is high enough. Reports without an evaluation have none."""
     return report.get("eval/return_mean", 0) > 900
 
 
 if __name__ == "__main__":
     run = td3_brax.fit(env="InvertedPendulum-v5", eval_every=16_384, callback=good_enough)
-    print("good enough after", run.reports[-1]["env_steps"], "steps")
+    print("good enough after", run.reports[-1]["env_steps"], "environment steps")
 
-    # From its whole state, replay included, for 100,000 steps more.
+    # Resume from the whole state, including the replay, for 100,000 more environment steps.
     run = td3_brax.fit(resume=run.out, total_env_steps=run.reports[-1]["env_steps"] + 100_000)
-    print("and then:", run.reports[-1]["eval/return_mean"])
+    print("greedy return at the end:", run.reports[-1]["eval/return_mean"])

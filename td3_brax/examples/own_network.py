@@ -1,8 +1,8 @@
-"""A network of one's own for the critics: layers that are normalised before their ReLUs.
+"""Train with your own network for the critics: each hidden layer is normalised before its ReLU.
 
 python -m td3_brax.examples.own_network
 
-The actor stays what a saved policy is, so that it needs NumPy alone.
+The actor can't be replaced, because a saved policy must run with NumPy alone.
 """
 
 import flax.linen as nn
@@ -13,16 +13,16 @@ from td3_brax.algorithm.networks import Dense, LayerNorm
 
 
 class Normalized(nn.Module):
-    """Observation and action [..., I] -> [..., outputs]; there is one for each critic."""
+    """The network of one critic: observation and action [..., I] -> [..., outputs]."""
 
     hidden_sizes: tuple[int, ...]
     outputs: int
     compute_dtype: str
-    """Of products."""
+    """Type of the operands of matrix products."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """See the class."""
+        """Apply the network; see the class."""
         for size in self.hidden_sizes:
             x = nn.relu(LayerNorm()(Dense(size, self.compute_dtype)(x)))
         return Dense(self.outputs, self.compute_dtype)(x)

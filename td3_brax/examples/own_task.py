@@ -1,4 +1,4 @@
-"""A task of one's own on MJX: swing a pole up with the cart below it, and keep it there.
+"""Train on your own MJX task: swing up a pole by moving the cart below it, and keep it upright.
 
 python -m td3_brax.examples.own_task
 """
@@ -29,7 +29,7 @@ XML = """
 
 
 class SwingUp:
-    """A :class:`td3_brax.envs.task.Task`: reward 0 hanging, 1 upright; it never ends by itself.
+    """A :class:`td3_brax.envs.task.Task` whose reward is 0 hanging and 1 upright. It never terminates.
 
     Rewards are multiplied by ``scale``, then ``offset`` is added: ``--env_args '{"scale": 1000}'``.
     """
@@ -47,12 +47,12 @@ class SwingUp:
         return jnp.concatenate([qpos[:1], jnp.cos(qpos[1:]), jnp.sin(qpos[1:]), qvel])
 
     def reset(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Hanging down, nearly at rest."""
+        """Draw an initial state: hanging down, nearly at rest."""
         state = jnp.array([0, jnp.pi, 0, 0]) + 0.05 * jax.random.normal(key, (4,))
         return state, self._obs(state[:2], state[2:])
 
     def step(self, state: jax.Array, action: jax.Array) -> Step:
-        """One step; the state is [qpos, qvel]."""
+        """Make one environment step. The state is [qpos, qvel]."""
         data = mjx.make_data(self._mjx).replace(qpos=state[:2], qvel=state[2:], ctrl=action)
         after = mjx.step(self._mjx, data)
         reward = self.scale * (1 + jnp.cos(after.qpos[1])) / 2 + self.offset
@@ -60,7 +60,7 @@ class SwingUp:
         return Step(jnp.concatenate([after.qpos, after.qvel]), obs, reward, jnp.bool_(False))
 
     def shown(self, state: jax.Array, action: jax.Array) -> tuple[Step, jax.Array]:
-        """For pictures."""
+        """Make one step and return the model's positions, for films."""
         out = self.step(state, action)
         return out, out.state[:2]
 

@@ -21,7 +21,7 @@ from td3_brax.algorithm.packing import pack
 from td3_brax.algorithm.population import make_hyper, make_hypers, make_keys
 from td3_brax.algorithm.shards import Layout
 from td3_brax.algorithm.state import Hyper, Member
-from td3_brax.config import MOST, Config
+from td3_brax.config import INT32_MAX, Config
 from td3_brax.envs.registry import make_task
 from td3_brax.names import BRAX_TASKS
 from td3_brax.policy import Policy
@@ -172,7 +172,7 @@ class Program:
                 ".replay.position": np.zeros((), np.int32),
                 ".replay.size": np.zeros(len(self.configs), np.int32),
                 ".members.hyper.learn_from": np.minimum(
-                    arrays[".members.env_steps"].astype(np.int64) + waits, MOST
+                    arrays[".members.env_steps"].astype(np.int64) + waits, INT32_MAX
                 ).astype(np.int32),
             }
         self.state = checkpoint.to_device(arrays, self._shapes, self.chunk.input_shardings[0][0])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from td3_brax.cli import guarded, parse_options, train_parser, whole
+from td3_brax.cli import guarded, parse_options, train_parser, whole_number
 from td3_brax.option import ConfigError, nearest
 from td3_brax.presets import CPU_DEVICES, resolve
 from td3_brax.runs.device import on_devices, platform, prepare_jax
@@ -22,7 +22,7 @@ def job(argv: Sequence[str]) -> int:
     """Measure or count; returns the exit code: 1 where a number rose above the baseline's."""
     parser = train_parser("bench", "Say where the time goes here, or what a GPU that is not there would do.")
     own = parser.add_argument_group("bench")
-    own.add_argument("--members", type=whole, metavar="INT", help="runs in one program (default: 1)")
+    own.add_argument("--members", type=whole_number, metavar="INT", help="runs in one program (default: 1)")
     own.add_argument(
         "--compile_for",
         metavar="GPU",

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from td3_brax.cli import parse_options, train_parser, whole
+from td3_brax.cli import parse_options, train_parser, whole_number
 from td3_brax.commands.report import paper
 from td3_brax.commands.report.algorithms import ALGORITHMS
 from td3_brax.config import FIELDS
@@ -113,7 +113,7 @@ def _of(name: str) -> str:
 
 def _number(name: str, text: str) -> int:
     try:
-        number = whole(text)
+        number = whole_number(text)
     except Exception:
         raise ConfigError(name, text, "must be a whole number") from None
     if number < 1:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from td3_brax.cli import Parser, fail, guarded, whole
+from td3_brax.cli import Parser, fail, guarded, whole_number
 from td3_brax.commands.sweep import agents
 from td3_brax.commands.sweep.file import Sweep, SweepError, load
 from td3_brax.commands.sweep.jobs import make_job
@@ -167,7 +167,7 @@ def _number(name: str, text: str | None, default: int, least: int) -> int:
     if text is None or (name == "devices" and text == "all"):
         return default
     try:
-        number = whole(text)
+        number = whole_number(text)
     except Exception:
         raise ConfigError(name, text, "must be a whole number") from None
     if number < least:
