@@ -348,7 +348,7 @@ def test_a_ratio_that_cannot_be_met_is_refused_with_the_nearest_that_can(num_env
         line = str(error)
         assert line.startswith("--updates_per_env_step=")
         assert f"--num_envs={num_envs}" in line
-        near = [float(word) for word in re.findall(r"[\d.e-]+", line.partition("met: ")[2])]
+        near = [float(word) for word in re.findall(r"[\d.e-]+", line.partition("nearest is ")[2])]
         above = [value for value in near if value > ratio]
         assert above
         assert len(near) == 2 or ratio < min(near) <= 1 / (64 * num_envs) * 1.0001

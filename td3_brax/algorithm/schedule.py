@@ -151,5 +151,5 @@ def _updates_per_vector_step(config: Config) -> Fraction:
     raise ConfigError(
         "updates_per_env_step",
         config.updates_per_env_step,
-        f"with --num_envs={config.num_envs} the nearest possible: {' or '.join(near)}",
+        f"can't be met with --num_envs={config.num_envs}; the nearest is {' or '.join(near)}",
     )
