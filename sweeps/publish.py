@@ -5,8 +5,8 @@
 
 Every figure comes from the runs' own files in ``sweeps/results``. A page asks for a table by a pair of
 comments, ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``; what is between them is replaced.
-``TABLES`` has the names. Put new runs anywhere below the folder that a table reads and run the command again. Runs of
-another length, another version or other options become another row: they are never averaged together.
+``TABLES`` has the names. Put new runs anywhere below the folder that a table reads and run the command again.
+Runs of another length, another version or other options become another row: they are never averaged together.
 """
 
 from __future__ import annotations
