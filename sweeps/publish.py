@@ -5,8 +5,9 @@
 
 Every figure comes from the runs' own files in ``sweeps/results``. A page asks for a table by a pair of
 comments, ``<!-- results:NAME -->`` and ``<!-- /results:NAME -->``; what is between them is replaced.
-``TABLES`` has the names. Put new runs anywhere below the folder that a table reads and run the command again.
-Runs of another length, another version or other options become another row: they are never averaged together.
+``TABLES`` has the names; without a name it is ``summary``. Put new runs anywhere below the folder that a
+table reads and run the command again. Runs of another length, another version or other options become another
+row: they are never averaged together.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from td3_brax.tracking import duration
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "sweeps" / "results"
 PICTURES = ROOT / "docs" / "pictures"
-PLACE = re.compile(r"<!-- results:([\w-]+) -->.*?<!-- /results:\1 -->", re.S)
+PLACE = re.compile(r"(<!-- results(?::([\w-]+))? -->\n).*?(<!-- /results(?::\2)? -->)", re.S)
 NOT_RUN = "not run"
 GOALS = (1000, 2000, 3000, 4000, 5000)
 """Returns of the Ant whose first evaluation the table of ``quick`` names."""
@@ -289,9 +290,10 @@ def table_summary() -> Table:
         steps = int(made.env_steps[-1])
         seeds = f"`paper`, {len(own.runs)} seeds, {steps:,} steps"
         row = [named(own), seeds, best(made), gymnasium(own), published_to(own.env, steps)]
-        rows.append([*row, scored(*paper.BEST[paper.family(own.env) or ""]["td3"])])
+        published = scored(*paper.BEST[paper.family(own.env) or ""]["td3"])
+        rows.append([*row, published, each(map(version, own.runs))])
     head = ["task", "run", "max average return", "last policies in Gymnasium"]
-    head += ["paper's curve, best up to these steps", "paper, 1,000,000 steps"]
+    head += ["paper's curve, best up to these steps", "paper, 1,000,000 steps", "version"]
     return Table(head, rows)
 
 
@@ -333,8 +335,8 @@ def filled(text: str) -> str:
     """
 
     def put(place: re.Match[str]) -> str:
-        name = place.group(1)
-        return f"<!-- results:{name} -->\n\n{markdown(TABLES[name]())}\n\n<!-- /results:{name} -->"
+        begin, name, end = place.groups()
+        return f"{begin}\n{markdown(TABLES[name or 'summary']())}\n\n{end}"
 
     return PLACE.sub(put, text)
 
