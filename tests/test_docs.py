@@ -37,7 +37,9 @@ def options_of(command: str) -> set[str]:
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
     """(command, its options) of each ``td3-brax`` in what is written as code."""
-    code = re.findall(r"^ {4}.*$|`[^`\n]+`", page.read_text(), flags=re.M)
+    parts = re.split(r"^```.*$", page.read_text(), flags=re.M)  # prose, code, prose, ...
+    code = [line for part in parts[1::2] for line in part.splitlines()]
+    code += re.findall(r"^ {4}.*$|`[^`\n]+`", "".join(parts[::2]), flags=re.M)
     found = []
     for line in code:
         for call in re.findall(r"td3-brax ([a-z]+\b[^#`|&]*)", line):
