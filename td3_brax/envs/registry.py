@@ -33,13 +33,13 @@ def make_task(config: Config) -> Task:
 
         return PlaygroundTask(config.env.removeprefix(PLAYGROUND), args)
     if config.env not in BRAX_TASKS:
-        return _own(config.env, args)
+        return _user_task(config.env, args)
     from td3_brax.envs.tasks.brax import BraxTask
 
     return BraxTask(config.env, config.backend, config.physics)
 
 
-def _own(name: str, args: Mapping[str, Any]) -> Task:
+def _user_task(name: str, args: Mapping[str, Any]) -> Task:
     """What ``MODULE:NAME`` makes of ``args``."""
     make = imported("env", name)
     if "mujoco.mjx" in sys.modules:  # what it imported itself is to be as ours is, too

@@ -11,7 +11,7 @@ import mujoco
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """Without warnings of deprecation, and without MuJoCo's log file in the user's folder."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda _: None)
@@ -24,7 +24,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
+def suppress_output() -> Iterator[None]:
     """Without anything that is printed either, such as the news that an optional part is not installed."""
-    with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+    with (
+        suppress_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         yield

@@ -11,11 +11,11 @@ import mujoco
 
 from td3_brax.envs.physics.mjx.dynamics import State
 from td3_brax.envs.physics.rigid.physics import RigidPhysics
-from td3_brax.envs.suppress import quiet, silent
-from td3_brax.envs.tasks.library import WrappedTask, reads
+from td3_brax.envs.suppress import suppress_output, suppress_warnings
+from td3_brax.envs.tasks.wrapper import WrappedTask, needed_inputs
 from td3_brax.option import ConfigError
 
-with silent():
+with suppress_output():
     from brax import envs as brax_envs
     from brax import fluid
 
@@ -47,7 +47,7 @@ class BraxTask(WrappedTask):
     """
 
     def __init__(self, name: str, backend: str = "mjx", physics: str = "auto") -> None:
-        with quiet():
+        with suppress_warnings():
             try:
                 env = brax_envs.get_environment(name, backend=backend)
             except ValueError as error:
@@ -56,14 +56,14 @@ class BraxTask(WrappedTask):
                 raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
         if backend == "mjx" and physics != "mjx":
             try:
-                env.pipeline_step = _faster(env)
+                env.pipeline_step = _fast_pipeline_step(env)
             except ValueError as error:
                 if physics == "fast":
                     raise ConfigError("physics", physics, f"does not cover {name}: {error}") from None
         super().__init__(name, env, env.sys.mj_model, lambda state: state.pipeline_state.q)
 
 
-GIVEN = (".q", ".qd", ".qpos", ".qvel", ".qacc_warmstart", ".x.pos")
+UPDATED_LEAVES = (".q", ".qd", ".qpos", ".qvel", ".qacc_warmstart", ".x.pos")
 """Leaves of brax's state that the fast physics keep up to date."""
 
 
@@ -75,7 +75,7 @@ def model_of(env: Any) -> mujoco.MjModel:
     return model
 
 
-def read_after(env: Any) -> list[str]:
+def leaves_read_after_step(env: Any) -> list[str]:
     """Which leaves of the pipeline's state ``env`` reads after a step of the pipeline."""
     state = jax.eval_shape(env.reset, jax.random.key(0))
     action = jax.ShapeDtypeStruct((env.action_size,), jnp.float32)
@@ -88,18 +88,18 @@ def read_after(env: Any) -> list[str]:
 
     traced = jax.make_jaxpr(step)(state.pipeline_state, state, action).jaxpr
     paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state.pipeline_state)]
-    read = reads(traced, [True] * len(traced.outvars))
+    read = needed_inputs(traced, [True] * len(traced.outvars))
     return [path for path, live in zip(paths, read, strict=False) if live]
 
 
-def _faster(env: Any) -> Any:
+def _fast_pipeline_step(env: Any) -> Any:
     """``env.pipeline_step`` by :class:`RigidPhysics`.
 
     Raises:
         ValueError: what ``env`` has or reads that they lack.
     """
     physics = RigidPhysics(model_of(env))
-    unknown = [path for path in read_after(env) if path not in GIVEN]
+    unknown = [path for path in leaves_read_after_step(env) if path not in UPDATED_LEAVES]
     if unknown:
         raise ValueError(f"a task that reads {', '.join(unknown)}")
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from td3_brax.envs.physics.mjx import dynamics
 from td3_brax.envs.physics.mjx.dynamics import Forward
-from td3_brax.envs.physics.rigid.physics import Seen
+from td3_brax.envs.physics.rigid.physics import DynamicsOutput
 from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask, State, symmetric, within
 
 
@@ -26,23 +26,23 @@ class Ant(GymnasiumTask):
     contacts = 12
     iterations = 6
 
-    def see(self, out: Forward | Seen) -> Any:
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
         """The torso's position, and where they count the clipped contact forces of each body."""
         body = getattr(self.args, "main_body", 1)
         torso = self.model.body(body).id
         position = out.xpos[torso, :2]
-        if not self.feels:
+        if not self.uses_contact_forces:
             return position, jnp.zeros((0, 6))
         return position, jnp.clip(out.cfrc_ext, *self.args.contact_force_range)
 
     @property
-    def feels(self) -> bool:
+    def uses_contact_forces(self) -> bool:
         """Whether contact forces are in observation or cost."""
         if self.v4:
             return bool(self.args.use_contact_forces)
         return bool(self.args.include_cfrc_ext_in_observation or self.args.contact_cost_weight)
 
-    def before(self, seen: Any) -> Any:
+    def read_after_reset(self, seen: Any) -> Any:
         """MuJoCo has computed no contact forces yet."""
         return seen[0], jnp.clip(jnp.zeros_like(seen[1]), *self.args.contact_force_range)
 
@@ -56,14 +56,14 @@ class Ant(GymnasiumTask):
             parts.append(seen[1][1:].ravel())
         return jnp.concatenate(parts)
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Forward speed, health, costs of control and contact."""
         forward = (new.seen[0][0] - old.seen[0][0]) / self.dt
         low, high = self.args.healthy_z_range
         z = new.physics.qpos[2]
-        paid, terminated = self.alive((low <= z) & (z <= high))
+        paid, terminated = self.health_outcome((low <= z) & (z <= high))
         cost = self.args.ctrl_cost_weight * jnp.sum(control**2)
-        if self.feels:
+        if self.uses_contact_forces:
             cost += self.args.contact_cost_weight * jnp.sum(new.seen[1] ** 2)
         return forward * getattr(self.args, "forward_reward_weight", 1) + paid - cost, terminated
 
@@ -86,7 +86,7 @@ class Runner(GymnasiumTask):
         qvel = jnp.clip(state.qvel, -self.speed_limit, self.speed_limit)
         return jnp.concatenate([state.qpos[first:], qvel])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Forward speed, health, cost of control."""
         speed = (new.physics.qpos[0] - old.physics.qpos[0]) / self.dt
         reward = self.args.forward_reward_weight * speed
@@ -94,7 +94,7 @@ class Runner(GymnasiumTask):
         healthy = self.healthy(new.physics)
         if healthy is None:
             return reward, jnp.zeros((), bool)
-        paid, terminated = self.alive(healthy)
+        paid, terminated = self.health_outcome(healthy)
         return reward + paid, terminated
 
 
@@ -112,9 +112,9 @@ class Swimmer(Runner):
     frame_skip = 4
     skipped = 2
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Uniform, velocities too."""
-        return self.draw_around(key, self.args.reset_noise_scale, symmetric)
+        return self.draw_near_start(key, self.args.reset_noise_scale, symmetric)
 
 
 class Hopper(Swimmer):
@@ -151,7 +151,7 @@ class Reacher(GymnasiumTask):
     xml = "reacher.xml"
     frame_skip = 2
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The target uniform in a disc of radius 0.2, at rest."""
         for_qpos, for_radius, for_angle, for_qvel = jax.random.split(key, 4)
         qpos = jnp.asarray(self.model.qpos0[:2], jnp.float32) + 0.1 * symmetric(for_qpos, (2,))
@@ -161,7 +161,7 @@ class Reacher(GymnasiumTask):
         qvel = 0.005 * symmetric(for_qvel, (2,))
         return jnp.concatenate([qpos, goal]), jnp.concatenate([qvel, jnp.zeros(2)])
 
-    def see(self, out: Forward | Seen) -> Any:
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
         """From the target to the fingertip."""
         return out.xpos[self.model.body("fingertip").id] - out.xpos[self.model.body("target").id]
 
@@ -171,7 +171,7 @@ class Reacher(GymnasiumTask):
         between = seen if self.v4 else seen[:2]
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle), state.qpos[2:], state.qvel[:2], between])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Distance and cost of control; version 4 takes the distance before the step."""
         between = old.seen if self.v4 else new.seen
         distance = getattr(self.args, "reward_dist_weight", 1) * jnp.linalg.norm(between)
@@ -185,15 +185,15 @@ class InvertedPendulum(GymnasiumTask):
     xml = "inverted_pendulum.xml"
     frame_skip = 2
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Uniform, velocities too."""
-        return self.draw_around(key, getattr(self.args, "reset_noise_scale", 0.01), symmetric)
+        return self.draw_near_start(key, getattr(self.args, "reset_noise_scale", 0.01), symmetric)
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
         """Positions and velocities."""
         return jnp.concatenate([state.qpos, state.qvel])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
         """One for each step; version 5 pays none for the last."""
         terminated = jnp.abs(new.physics.qpos[1]) > 0.2
         return jnp.where(terminated & (not self.v4), 0.0, 1.0), terminated
@@ -204,11 +204,11 @@ class InvertedDoublePendulum(GymnasiumTask):
 
     xml = "inverted_double_pendulum.xml"
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Uniform positions, normal velocities."""
-        return self.draw_around(key, getattr(self.args, "reset_noise_scale", 0.1), jax.random.normal)
+        return self.draw_near_start(key, getattr(self.args, "reset_noise_scale", 0.1), jax.random.normal)
 
-    def see(self, out: Forward | Seen) -> Any:
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
         """The tip's position, and the forces that the cart's limits exert."""
         return out.site_xpos[0], out.qfrc_constraint
 
@@ -219,7 +219,7 @@ class InvertedDoublePendulum(GymnasiumTask):
         parts = [state.qpos[:1], jnp.sin(angles), jnp.cos(angles), jnp.clip(state.qvel, -10, 10)]
         return jnp.concatenate([*parts, forces if self.v4 else forces[:1]])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Ten for each step, less for distance and speed; version 5 pays none for the last."""
         x, _, y = new.seen[0]
         terminated = y <= 1

@@ -14,7 +14,7 @@ import numpy as np
 from td3_brax.envs.physics.mjx import dynamics
 from td3_brax.envs.physics.mjx.dynamics import Forward, Physics
 from td3_brax.envs.physics.mjx.patched import precise
-from td3_brax.envs.physics.rigid.physics import RigidPhysics, Seen
+from td3_brax.envs.physics.rigid.physics import DynamicsOutput, RigidPhysics
 from td3_brax.envs.physics.rigid.unsupported import unsupported_features
 from td3_brax.envs.task import Step
 from td3_brax.envs.tasks.gymnasium_models import arguments, model_of
@@ -73,14 +73,16 @@ class GymnasiumTask:
 
     def reset(self, key: jax.Array) -> tuple[State, jax.Array]:
         """See :class:`td3_brax.envs.task.Task`."""
-        qpos, qvel = self.draw(key)
+        qpos, qvel = self.draw_initial_state(key)
         with precise():
-            return self.start(qpos, qvel)
+            return self.set_state(qpos, qvel)
 
-    def start(self, qpos: jax.Array, qvel: jax.Array) -> tuple[State, jax.Array]:
+    def set_state(self, qpos: jax.Array, qvel: jax.Array) -> tuple[State, jax.Array]:
         """The state and observation of Gymnasium's ``set_state``."""
         state = dynamics.State(qpos=qpos, qvel=qvel, qacc=jnp.zeros_like(qvel))
-        seen = self.before(self.see(self.physics.forward(state, jnp.zeros(self.action_size))))
+        seen = self.read_after_reset(
+            self.read_dynamics(self.physics.forward(state, jnp.zeros(self.action_size)))
+        )
         return State(physics=state, seen=seen), self.observe(state, seen)
 
     def step(self, state: State, action: jax.Array) -> Step:
@@ -89,9 +91,9 @@ class GymnasiumTask:
         control = low + (action + 1) * (0.5 * (high - low))
         with precise():
             frames = int(self.args.frame_skip)
-            after, seen = self.physics.step(state.physics, state.seen, control, self.see, frames)
+            after, seen = self.physics.step(state.physics, state.seen, control, self.read_dynamics, frames)
             new = State(physics=after, seen=seen)
-            reward, terminated = self.judge(state, new, control)
+            reward, terminated = self.reward_and_end(state, new, control)
         return Step(state=new, obs=self.observe(after, seen), reward=reward, terminated=terminated)
 
     def shown(self, state: State, action: jax.Array) -> tuple[Step, jax.Array]:
@@ -101,15 +103,15 @@ class GymnasiumTask:
 
     # What a task is, for those below to say.
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Initial positions [nq] and velocities [nv]."""
-        return self.draw_around(key, self.args.reset_noise_scale, jax.random.normal)
+        return self.draw_near_start(key, self.args.reset_noise_scale, jax.random.normal)
 
-    def see(self, out: Forward | Seen) -> Any:
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
         """What observation, reward or termination read of the dynamics."""
         return ()
 
-    def before(self, seen: Any) -> Any:
+    def read_after_reset(self, seen: Any) -> Any:
         """``seen`` as it is after a reset."""
         return seen
 
@@ -117,13 +119,13 @@ class GymnasiumTask:
         """The observation [O]."""
         raise NotImplementedError
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Reward [] and termination [] of a step from ``old`` to ``new`` with ``control`` [nu]."""
         raise NotImplementedError
 
     # What several of them share.
 
-    def draw_around(
+    def draw_near_start(
         self, key: jax.Array, scale: float, velocities: Callable[..., jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
         """Uniform positions around the model's own, and velocities of one distribution or the other."""
@@ -132,7 +134,7 @@ class GymnasiumTask:
         qvel = scale * velocities(for_qvel, (self.model.nv,))
         return jnp.asarray(self.model.qpos0, jnp.float32) + qpos, qvel
 
-    def alive(self, healthy: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def health_outcome(self, healthy: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The reward for being healthy, and whether the episode terminates."""
         ends = self.args.terminate_when_unhealthy
         paid = jnp.ones((), bool) if self.v4 and ends else healthy

@@ -12,10 +12,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.option import ConfigError, nearest
 
-NOT_TAKEN = ("self", "xml_file", "default_camera_config", "kwargs")
+NOT_SUPPORTED = ("self", "xml_file", "default_camera_config", "kwargs")
 """Constructor arguments of Gymnasium's that mean another model, or the renderer."""
 
 
@@ -27,13 +27,13 @@ def arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     """
     import gymnasium
 
-    with quiet():
+    with suppress_warnings():
         module, _, class_name = str(gymnasium.spec(name).entry_point).partition(":")
         made = getattr(import_module(module), class_name)
     known = {
         key: parameter.default
         for key, parameter in inspect.signature(made.__init__).parameters.items()
-        if key not in NOT_TAKEN and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if key not in NOT_SUPPORTED and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
     for key, value in args.items():
         if key not in known:
@@ -104,7 +104,7 @@ def model_of(name: str, file: str) -> mujoco.MjModel:
         ConfigError: it is another than the one that was tested.
     """
     folder = Path(str(resources.files("gymnasium"))) / "envs" / "mujoco" / "assets"
-    with quiet():
+    with suppress_warnings():
         model = mujoco.MjModel.from_xml_path(str(folder / file))
     if fingerprint(model) != FINGERPRINTS[file]:
         raise ConfigError("env", name, f"the installed Gymnasium or MuJoCo has another {file} than tested")

@@ -8,8 +8,8 @@ from typing import Any
 
 import jax
 
-from td3_brax.envs.suppress import silent
-from td3_brax.envs.tasks.library import WrappedTask
+from td3_brax.envs.suppress import suppress_output
+from td3_brax.envs.tasks.wrapper import WrappedTask
 from td3_brax.names import PLAYGROUND
 from td3_brax.option import ConfigError, nearest
 
@@ -27,7 +27,7 @@ class PlaygroundTask(WrappedTask):
     """
 
     def __init__(self, name: str, args: Mapping[str, Any]) -> None:
-        with silent():
+        with suppress_output():
             try:
                 from mujoco_playground import registry
             except ImportError as error:
@@ -58,9 +58,11 @@ class PlaygroundTask(WrappedTask):
                     "Playground gets this robot's model by git, once, from github.com/google-deepmind/"
                     f"mujoco_menagerie, and has not got it whole: {error}",
                 ) from None
-        super().__init__(PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, own_observation)
+        super().__init__(
+            PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, robot_observation
+        )
 
 
-def own_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
+def robot_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
     """[O] the observation, or of named ones ``state``."""
     return obs["state"] if isinstance(obs, Mapping) else obs

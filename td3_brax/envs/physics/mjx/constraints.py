@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 
 from td3_brax.envs.physics.mjx.patched import mjx
-from td3_brax.envs.physics.rigid.soft import allowed, spring
+from td3_brax.envs.physics.rigid.soft import clamp_solimp, stiffness_and_damping
 
 
 @flax.struct.dataclass
@@ -38,7 +38,7 @@ class Rows:
 
 
 @flax.struct.dataclass
-class Touch:
+class ContactData:
     """Contacts [C, ...], active or not."""
 
     distance: jax.Array
@@ -112,8 +112,10 @@ class Limits:
         self.count = len(joints)
         self._q, self._v = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._range, self._margin = model.jnt_range[joints], model.jnt_margin[joints]
-        self._solimp = allowed(model.jnt_solimp[joints]).astype(np.float32)
-        self._spring = spring(model.jnt_solref[joints], model.jnt_solimp[joints], model.opt.timestep)
+        self._solimp = clamp_solimp(model.jnt_solimp[joints]).astype(np.float32)
+        self._spring = stiffness_and_damping(
+            model.jnt_solref[joints], model.jnt_solimp[joints], model.opt.timestep
+        )
         self._weight = model.dof_invweight0[self._v]
         self._select = np.eye(model.nv, dtype=np.float32)[self._v]
 
@@ -136,19 +138,19 @@ class Contacts:
     """Rows for the contacts that ``model`` can have.
 
     Args:
-        on_device: the same for MJX.
-        most: that are active at a time (None: all that can be). Of more, the first count.
+        mjx_model: the same for MJX.
+        max_active: that are active at a time (None: all that can be). Of more, the first count.
     """
 
-    def __init__(self, model: mujoco.MjModel, on_device: Any, most: int | None) -> None:
+    def __init__(self, model: mujoco.MjModel, mjx_model: Any, max_active: int | None) -> None:
         def constants() -> Any:
-            data = mjx.collision(on_device, mjx.kinematics(on_device, mjx.make_data(on_device)))
+            data = mjx.collision(mjx_model, mjx.kinematics(mjx_model, mjx.make_data(mjx_model)))
             c = data._impl.contact
             return c.geom, c.friction, c.solref, c.solimp, c.includemargin
 
-        dim = np.asarray(mjx.make_data(on_device)._impl.contact.dim)
+        dim = np.asarray(mjx.make_data(mjx_model)._impl.contact.dim)
         self.possible = len(dim)
-        self.most = min(self.possible, most or self.possible)
+        self.max_active = min(self.possible, max_active or self.possible)
         if not self.possible:
             return
         # Which they are does not depend on the positions: MJX has a place for each in every step.
@@ -158,12 +160,12 @@ class Contacts:
         mu = np.where(dim == 3, friction[:, 0], 0).astype(np.float64)
         # Without friction the four edges of a contact coincide, and share what is one row in MuJoCo.
         weight = np.where(dim == 3, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, 4 * weight)
-        k, b = spring(solref.astype(np.float64), solimp.astype(np.float64), model.opt.timestep)
+        k, b = stiffness_and_damping(solref.astype(np.float64), solimp.astype(np.float64), model.opt.timestep)
         lying = [mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_CAPSULE]
         self._lies_along = (model.geom_type[geom] == lying).all(axis=1)
         self._geom, self._margin = geom, margin
-        self._constants = [np.asarray(x, np.float32) for x in (mu, weight, k, b, allowed(solimp))]
-        moved = _moved_by(model)
+        self._constants = [np.asarray(x, np.float32) for x in (mu, weight, k, b, clamp_solimp(solimp))]
+        moved = _moved_bodies(model)
         self._moves = moved[bodies[:, 1]] - moved[bodies[:, 0]]
         body = np.eye(model.nbody, dtype=np.float32)[bodies]
         body[..., 0] = 0
@@ -171,11 +173,11 @@ class Contacts:
         self._roots_of_dofs = model.body_rootid[model.dof_bodyid]
         self._roots = model.body_rootid
 
-    def touch(self, d: Any) -> tuple[Touch, jax.Array]:
-        """The contacts of MJX's ``d`` that count, [most, ...], and how many are active."""
+    def detect(self, d: Any) -> tuple[ContactData, jax.Array]:
+        """The contacts of MJX's ``d`` that count, [max_active, ...], and how many are active."""
         c = d._impl.contact
         friction, weight, stiffness, damping, solimp = map(jnp.asarray, self._constants)
-        every = Touch(
+        every = ContactData(
             distance=c.dist - self._margin,
             position=c.pos,
             frame=self.frames(d),
@@ -188,15 +190,17 @@ class Contacts:
             pushes=self._pushes,
         )
         active = every.distance < 0
-        if self.most == self.possible:
+        if self.max_active == self.possible:
             return every, active.sum(dtype=jnp.int32)
         # An empty place is all zeros: a contact at no distance, which pushes nothing.
-        chosen = (jnp.cumsum(active) - 1 == np.arange(self.most)[:, None]) & active
+        chosen = (jnp.cumsum(active) - 1 == np.arange(self.max_active)[:, None]) & active
         leaves, tree = jax.tree.flatten(every)
         flat = [jnp.reshape(leaf, (self.possible, -1)) for leaf in leaves]
         picked = chosen.astype(jnp.float32) @ jnp.concatenate(flat, axis=1)
         parts = jnp.split(picked, np.cumsum([x.shape[1] for x in flat])[:-1], axis=1)
-        shaped = [part.reshape(self.most, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)]
+        shaped = [
+            part.reshape(self.max_active, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)
+        ]
         return jax.tree.unflatten(tree, shaped), active.sum(dtype=jnp.int32)
 
     def frames(self, d: Any) -> jax.Array:
@@ -214,35 +218,35 @@ class Contacts:
         aligned = jnp.stack([normal, along, jnp.cross(normal, along)], axis=1)
         return jnp.where(self._lies_along[:, None, None], aligned, frame)
 
-    def rows(self, d: Any, touch: Touch) -> Rows:
+    def rows(self, d: Any, contacts: ContactData) -> Rows:
         """Four rows for each contact."""
         turning, moving = d.cdof[:, :3], d.cdof[:, 3:]
-        arm = touch.position[:, None] - d.subtree_com[self._roots_of_dofs]
-        moves = touch.moves * (touch.distance < 0)[:, None]
+        arm = contacts.position[:, None] - d.subtree_com[self._roots_of_dofs]
+        moves = contacts.moves * (contacts.distance < 0)[:, None]
         velocity = (moving + jnp.cross(turning, arm)) * moves[..., None]
-        jacobian = jnp.einsum("cij,cvj->civ", touch.frame, velocity)
-        normal, side = jacobian[:, :1], jacobian[:, 1:] * touch.friction[:, None, None]
+        jacobian = jnp.einsum("cij,cvj->civ", contacts.frame, velocity)
+        normal, side = jacobian[:, :1], jacobian[:, 1:] * contacts.friction[:, None, None]
         edges = jnp.stack([normal + side, normal - side], axis=2).reshape(-1, d.qvel.shape[0])
-        imp = impedance(touch.solimp, touch.distance)
-        pull = touch.stiffness * imp * jnp.minimum(touch.distance, 0)
+        imp = impedance(contacts.solimp, contacts.distance)
+        pull = contacts.stiffness * imp * jnp.minimum(contacts.distance, 0)
         return Rows(
             jacobian=edges,
-            weight=jnp.repeat(1 / jnp.maximum(touch.weight * (1 - imp) / imp, mujoco.mjMINVAL), 4),
-            reference=-jnp.repeat(touch.damping, 4) * (edges @ d.qvel) - jnp.repeat(pull, 4),
+            weight=jnp.repeat(1 / jnp.maximum(contacts.weight * (1 - imp) / imp, mujoco.mjMINVAL), 4),
+            reference=-jnp.repeat(contacts.damping, 4) * (edges @ d.qvel) - jnp.repeat(pull, 4),
         )
 
-    def on_bodies(self, d: Any, touch: Touch, forces: jax.Array) -> jax.Array:
+    def on_bodies(self, d: Any, contacts: ContactData, forces: jax.Array) -> jax.Array:
         """[nbody, 6] MuJoCo's ``cfrc_ext`` for edge ``forces`` [4 C]: torque about its tree, then force."""
         edges = forces.reshape(-1, 2, 2)
-        sides = touch.friction[:, None] * (edges[:, :, 0] - edges[:, :, 1])
+        sides = contacts.friction[:, None] * (edges[:, :, 0] - edges[:, :, 1])
         local = jnp.concatenate([edges.sum(axis=(1, 2))[:, None], sides], axis=1)
-        force = jnp.einsum("cij,ci->cj", touch.frame, local)
-        arm = touch.position[:, None] - d.subtree_com[self._roots]
-        torque = jnp.cross(touch.pushes[:, :, None] * arm, force[:, None])
-        return jnp.concatenate([torque.sum(axis=0), touch.pushes.T @ force], axis=1)
+        force = jnp.einsum("cij,ci->cj", contacts.frame, local)
+        arm = contacts.position[:, None] - d.subtree_com[self._roots]
+        torque = jnp.cross(contacts.pushes[:, :, None] * arm, force[:, None])
+        return jnp.concatenate([torque.sum(axis=0), contacts.pushes.T @ force], axis=1)
 
 
-def _moved_by(model: mujoco.MjModel) -> np.ndarray:
+def _moved_bodies(model: mujoco.MjModel) -> np.ndarray:
     """[nbody, nv] 1 where a velocity moves a body."""
     moved = np.zeros((model.nbody, model.nv), np.float32)
     for body in range(1, model.nbody):
@@ -252,7 +256,7 @@ def _moved_by(model: mujoco.MjModel) -> np.ndarray:
     return moved
 
 
-def accelerations(
+def solve_accelerations(
     mass: jax.Array, smooth: jax.Array, rows: Rows, start: jax.Array, iterations: int, line_search: int
 ) -> jax.Array:
     """[nv] what bodies do under forces ``smooth`` [nv] and those of the constraints: Newton's method.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from td3_brax.envs.physics.mjx.constraints import Contacts, Limits, accelerations, solve
+from td3_brax.envs.physics.mjx.constraints import Contacts, Limits, solve, solve_accelerations
 from td3_brax.envs.physics.mjx.patched import mjx
 from td3_brax.envs.physics.rigid.unsupported import FLUID, unsupported_features
 
@@ -70,10 +70,10 @@ class Physics:
             raise ValueError(f"a model with {', '.join(missing)}")
         self.iterations = iterations
         self.line_search = line_search
-        self.host = model
-        self.model = mjx.put_model(model, impl="jax")
+        self.mj_model = model
+        self.mjx_model = mjx.put_model(model, impl="jax")
         self.limits = Limits(model)
-        self.contacts = Contacts(model, self.model, contacts)
+        self.contacts = Contacts(model, self.mjx_model, contacts)
 
     def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
         """``frames`` time steps with controls [nu] held.
@@ -84,7 +84,7 @@ class Physics:
         Returns:
             the state, and ``view`` of the last evaluation, which as in MuJoCo lags behind the positions.
         """
-        advance = self._rk4 if self.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else self._euler
+        advance = self._rk4 if self.mj_model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else self._euler
 
         def frame(carry: tuple[State, Any], _: None) -> tuple[tuple[State, Any], None]:
             return advance(*carry, ctrl, view), None
@@ -94,16 +94,16 @@ class Physics:
     def _euler(self, state: State, _: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
         """Semi-implicit Euler, implicit in the joints' damping."""
         out = self.forward(state, ctrl)
-        h, damping = self.host.opt.timestep, self.host.dof_damping
+        h, damping = self.mj_model.opt.timestep, self.mj_model.dof_damping
         qacc = out.qacc
-        if damping.any() and not self.host.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP:
+        if damping.any() and not self.mj_model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP:
             qacc = solve(out.mass + jnp.diag(jnp.asarray(h * damping, jnp.float32)), out.qfrc)
         qvel = state.qvel + h * qacc
         return State(qpos=self._move(state.qpos, qvel, h), qvel=qvel, qacc=out.qacc), view(out)
 
     def _rk4(self, state: State, seen: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
         """Runge-Kutta of order 4, without a branch: the first stage moves by nothing."""
-        h = self.host.opt.timestep
+        h = self.mj_model.opt.timestep
 
         def stage(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             velocity, acceleration, velocities, accelerations, warm, _ = carry
@@ -127,7 +127,7 @@ class Physics:
 
     def _move(self, qpos: jax.Array, qvel: jax.Array, h: jax.Array | float) -> jax.Array:
         """Positions after moving with ``qvel`` for ``h`` seconds."""
-        model = self.host
+        model = self.mj_model
         if model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE:
             return qpos + h * qvel
         turn = qvel[3:6] * h
@@ -140,7 +140,7 @@ class Physics:
 
     def forward(self, state: State, ctrl: jax.Array) -> Forward:
         """Accelerations and forces at ``state`` under controls [nu]."""
-        m, limits, contacts = self.model, self.limits, self.contacts
+        m, limits, contacts = self.mjx_model, self.limits, self.contacts
         d = mjx.make_data(m).replace(qpos=state.qpos, qvel=state.qvel, ctrl=ctrl)
         d = mjx.crb(m, mjx.com_pos(m, mjx.kinematics(m, d)))
         d = mjx.rne(m, mjx.passive(m, mjx.com_vel(m, d)))
@@ -148,17 +148,17 @@ class Physics:
         smooth = d.qfrc_passive - d.qfrc_bias + d.qfrc_actuator
         mass = mjx.full_m(m, d)
         rows = [limits.rows(d)] if limits.count else []
-        active, cfrc_ext = jnp.int32(0), jnp.zeros((self.host.nbody, 6))
+        active, cfrc_ext = jnp.int32(0), jnp.zeros((self.mj_model.nbody, 6))
         if contacts.possible:
-            touch, active = contacts.touch(mjx.collision(m, d))
-            rows.append(contacts.rows(d, touch))
+            found, active = contacts.detect(mjx.collision(m, d))
+            rows.append(contacts.rows(d, found))
         if rows:
             every = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-            qacc = accelerations(mass, smooth, every, state.qacc, self.iterations, self.line_search)
+            qacc = solve_accelerations(mass, smooth, every, state.qacc, self.iterations, self.line_search)
             forces = every.forces(qacc)
             constraint = forces @ every.jacobian
             if contacts.possible:
-                cfrc_ext = contacts.on_bodies(d, touch, forces[limits.count :])
+                cfrc_ext = contacts.on_bodies(d, found, forces[limits.count :])
         else:
             qacc, constraint = solve(mass, smooth), jnp.zeros_like(smooth)
         return Forward(

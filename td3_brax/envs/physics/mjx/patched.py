@@ -8,9 +8,9 @@ from typing import Any
 import jax
 
 from td3_brax.envs.physics.mjx import cholesky
-from td3_brax.envs.suppress import silent
+from td3_brax.envs.suppress import suppress_output
 
-with silent():
+with suppress_output():
     from mujoco import mjx
 
 __all__ = ["mjx", "precise"]

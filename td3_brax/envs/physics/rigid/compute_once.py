@@ -20,19 +20,21 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-LONGEST = 8
+MAX_REPEATED = 8
 """Operations that may be repeated."""
 _ONE: ContextVar[jax.Array] = ContextVar("one")
 
-hold_p = Primitive("hold")
-hold_p.def_abstract_eval(lambda x, one: x)
-hold_p.def_impl(lambda x, one: x)
-mlir.register_lowering(hold_p, mlir.lower_fun(lambda x, one: x, multiple_results=False))
-mlir.register_lowering(hold_p, mlir.lower_fun(lambda x, one: x / one, multiple_results=False), platform="cpu")
+compute_once_p = Primitive("compute_once")
+compute_once_p.def_abstract_eval(lambda x, one: x)
+compute_once_p.def_impl(lambda x, one: x)
+mlir.register_lowering(compute_once_p, mlir.lower_fun(lambda x, one: x, multiple_results=False))
+mlir.register_lowering(
+    compute_once_p, mlir.lower_fun(lambda x, one: x / one, multiple_results=False), platform="cpu"
+)
 
 
 @contextlib.contextmanager
-def holding(x: jax.Array) -> Iterator[None]:
+def computing_once(x: jax.Array) -> Iterator[None]:
     """While this is open, values are held; ``x`` is any array of floats that the program is given."""
     largest = jnp.finfo(x.dtype).max
     reset = _ONE.set(jnp.where(x.ravel()[0] == largest, largest, 1).astype(x.dtype))
@@ -42,7 +44,7 @@ def holding(x: jax.Array) -> Iterator[None]:
         _ONE.reset(reset)
 
 
-def hold(x: Any) -> Any:
+def compute_once(x: Any) -> Any:
     """``x``, computed once."""
     one = _ONE.get(None)
-    return x if one is None else hold_p.bind(x, one)
+    return x if one is None else compute_once_p.bind(x, one)

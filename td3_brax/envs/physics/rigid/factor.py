@@ -48,7 +48,7 @@ def multiply(tree: Tree, mass: Matrix, x: list[Value]) -> list[Value]:
     return found
 
 
-def over_lanes(values: Sequence[Value], lanes: Sequence[int]) -> Value:
+def sum_over_lanes(values: Sequence[Value], lanes: Sequence[int]) -> Value:
     """The sum of values with different ``lanes``."""
     sums: dict[int, Value] = {}
     for value, count in zip(values, lanes, strict=True):
@@ -59,4 +59,4 @@ def over_lanes(values: Sequence[Value], lanes: Sequence[int]) -> Value:
 def inner(tree: Tree, a: list[Value], b: list[Value]) -> Value:
     """a . b of values by degree of freedom, over all lanes."""
     lanes = [len(places) for places in tree.qvel]
-    return over_lanes([x * y for x, y in zip(a, b, strict=True)], lanes)
+    return sum_over_lanes([x * y for x, y in zip(a, b, strict=True)], lanes)

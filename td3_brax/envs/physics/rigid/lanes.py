@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax.envs.physics.rigid.compute_once import LONGEST, hold
+from td3_brax.envs.physics.rigid.compute_once import MAX_REPEATED, compute_once
 
-FEW = 8
+MAX_UNROLLED_LANES = 8
 """Lanes that are added one by one; more are left to XLA's sums."""
 
 Value: TypeAlias = Union[float, "Number"]
@@ -33,24 +33,24 @@ class Number:
     __array_ufunc__ = None  # NumPy's floats leave arithmetic with a Number to it
 
     def __init__(self, x: Any, cost: int = 0) -> None:
-        if cost > LONGEST and isinstance(x, jax.Array):
-            x, cost = hold(x), 0
+        if cost > MAX_REPEATED and isinstance(x, jax.Array):
+            x, cost = compute_once(x), 0
         self.x = x
         self.cost = cost
         """Operations that made it since a value was last held."""
 
     def __add__(self, other: Value) -> Value:
-        return self if is_zero(other) else _both(self, other, lambda a, b: a + b)
+        return self if is_zero(other) else _binary(self, other, lambda a, b: a + b)
 
     __radd__ = __add__
 
     def __sub__(self, other: Value) -> Value:
         if other is self:
             return 0.0
-        return self if is_zero(other) else _both(self, other, lambda a, b: a - b)
+        return self if is_zero(other) else _binary(self, other, lambda a, b: a - b)
 
     def __rsub__(self, other: float) -> Value:
-        return -self if is_zero(other) else _both(self, other, lambda a, b: b - a)
+        return -self if is_zero(other) else _binary(self, other, lambda a, b: b - a)
 
     def __mul__(self, other: Value) -> Value:
         if not isinstance(other, Number):
@@ -58,15 +58,15 @@ class Number:
                 return 0.0
             if abs(other) == 1:
                 return self if other == 1 else -self
-        return _both(self, other, lambda a, b: a * b)
+        return _binary(self, other, lambda a, b: a * b)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Value) -> Value:
-        return _both(self, other, lambda a, b: a / b)
+        return _binary(self, other, lambda a, b: a / b)
 
     def __rtruediv__(self, other: float) -> Value:
-        return 0.0 if is_zero(other) else _both(self, other, lambda a, b: b / a)
+        return 0.0 if is_zero(other) else _binary(self, other, lambda a, b: b / a)
 
     def __neg__(self) -> Number:
         return Number(-self.x, self.cost + 1)
@@ -86,12 +86,12 @@ def _cost(*values: Value) -> int:
     return 1 + sum(value.cost for value in values if isinstance(value, Number))
 
 
-def held(x: Value) -> Value:
+def computed_once(x: Value) -> Value:
     """``x``, computed once."""
-    return Number(hold(x.x)) if isinstance(x, Number) and x.cost else x
+    return Number(compute_once(x.x)) if isinstance(x, Number) and x.cost else x
 
 
-def number(x: Any) -> Value:
+def to_value(x: Any) -> Value:
     """A value of an array or float."""
     return x if isinstance(x, float) else Number(x)
 
@@ -105,39 +105,43 @@ def constant(values: Any) -> Value:
     return Number(lanes[:, None])
 
 
-def _both(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
+def _binary(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
     x, y = raw(a), raw(b)
     if isinstance(x, np.ndarray) and isinstance(y, float | np.ndarray):
         return constant(op(x, y))
     if isinstance(y, np.ndarray) and isinstance(x, float):
         return constant(op(x, y))
     if isinstance(x, np.ndarray):
-        x = _placed(x, y.dtype)
+        x = _as_array(x, y.dtype)
     elif isinstance(y, np.ndarray):
-        y = _placed(y, x.dtype)
+        y = _as_array(y, x.dtype)
     return Number(op(x, y), _cost(a, b))
 
 
-_CHOOSING: ContextVar[bool] = ContextVar("choosing", default=False)
+_SELECTING_BY_LANE: ContextVar[bool] = ContextVar("selecting_by_lane", default=False)
 
 
 @contextlib.contextmanager
-def choosing() -> Iterator[None]:
+def selecting_by_lane() -> Iterator[None]:
     """While this is open, what differs between lanes is chosen by the lane's number: a kernel has no constant
     arrays, and takes no lanes apart."""
-    reset = _CHOOSING.set(True)
+    reset = _SELECTING_BY_LANE.set(True)
     try:
         yield
     finally:
-        _CHOOSING.reset(reset)
+        _SELECTING_BY_LANE.reset(reset)
 
 
-def _placed(x: np.ndarray, dtype: Any) -> Any:
+def _as_array(x: np.ndarray, dtype: Any) -> Any:
     """Constants [lanes, 1] as an array of ``dtype``."""
-    return by_lane([v.item() for v in x.astype(dtype)]).astype(dtype) if _CHOOSING.get() else x.astype(dtype)
+    return (
+        select_by_lane([v.item() for v in x.astype(dtype)]).astype(dtype)
+        if _SELECTING_BY_LANE.get()
+        else x.astype(dtype)
+    )
 
 
-def by_lane(values: Sequence[Any]) -> Any:
+def select_by_lane(values: Sequence[Any]) -> Any:
     """[lanes, ...] the values, each [1, ...] or a float, chosen by the lane's number."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (len(values), 1), 0)
     chosen = values[0]
@@ -146,7 +150,7 @@ def by_lane(values: Sequence[Any]) -> Any:
     return chosen
 
 
-def of_lane(x: Any, i: int) -> Any:
+def extract_lane(x: Any, i: int) -> Any:
     """[1, N] one lane of an array [lanes, N], by the lane's number."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0)
     return jnp.where(lane == i, x, 0.0).sum(0, keepdims=True)
@@ -156,11 +160,11 @@ def apply(op: Callable[..., Any], *values: Value) -> Value:
     """``op`` of JAX's on arrays."""
     arrays = [raw(v) for v in values]
     dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.result_type(float))
-    placed = (_placed(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)
+    placed = (_as_array(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)
     return Number(op(*placed), _cost(*values))
 
 
-def spread(x: Value, like: Value) -> Value:
+def broadcast_like(x: Value, like: Value) -> Value:
     """``x``, which may be a constant, with the shape of the array ``like``."""
     shape = raw(like).shape
     if isinstance(raw(x), jax.Array) and raw(x).shape == shape:
@@ -195,9 +199,9 @@ def lane_sum(x: Value, lanes: int) -> Value:
     array = raw(x)
     if isinstance(array, np.ndarray):
         return float(array.sum())
-    if lanes > FEW or _CHOOSING.get():
+    if lanes > MAX_UNROLLED_LANES or _SELECTING_BY_LANE.get():
         return Number(array.sum(0, keepdims=True))
-    array = raw(held(x))
+    array = raw(computed_once(x))
     return Number(sum(array[i : i + 1] for i in range(1, lanes)) + array[:1], lanes)
 
 
@@ -215,12 +219,16 @@ def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
     return Number(jnp.concatenate(full))
 
 
-def some(x: Value, begin: int, end: int) -> Value:
+def slice_lanes(x: Value, begin: int, end: int) -> Value:
     """The lanes of ``x`` from ``begin`` to before ``end``."""
     if lanes_of(x) == 1:
         return x
     array = raw(x)
-    return constant(array[begin:end]) if isinstance(array, np.ndarray) else Number(raw(held(x))[begin:end])
+    return (
+        constant(array[begin:end])
+        if isinstance(array, np.ndarray)
+        else Number(raw(computed_once(x))[begin:end])
+    )
 
 
 def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:

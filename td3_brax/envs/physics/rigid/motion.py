@@ -45,7 +45,7 @@ class Pose:
     """[6] the motion of each degree of freedom."""
 
 
-def place(tree: Tree, q: list[Value]) -> Pose:
+def forward_kinematics(tree: Tree, q: list[Value]) -> Pose:
     """Forward kinematics for coordinates ``q``."""
     rotation: list[Matrix] = []
     position: list[Vector] = []
@@ -60,17 +60,17 @@ def place(tree: Tree, q: list[Value]) -> Pose:
         for joint in link.joints:
             coordinates = [q[i] for i in joint.coordinates]
             if joint.kind == "free":
-                at, turn = coordinates[:3], from_quaternion(coordinates[3:])
+                at, turn = coordinates[:3], rotation_from_quaternion(coordinates[3:])
                 lines.append((joint, turn, at))
                 continue
-            change = coordinates[0] - _reference(tree, joint)
+            change = coordinates[0] - _reference_position(tree, joint)
             axis = rotate(turn, joint.axis)
             if joint.kind == "slide":
                 at = plus(at, times(change, axis))
                 lines.append((joint, axis, at))
             else:
                 anchor = plus(at, rotate(turn, joint.anchor))
-                turn = matmul(turn, _about(joint.axis, change))
+                turn = matmul(turn, _axis_rotation(joint.axis, change))
                 at = minus(anchor, rotate(turn, joint.anchor))
                 lines.append((joint, axis, anchor))
         rotation.append(turn)
@@ -90,11 +90,11 @@ def _screws(joint: Joint, along: Any, at: Vector, origin: Vector) -> list[Vector
     return [along + cross(minus(at, origin), along)]
 
 
-def _reference(tree: Tree, joint: Joint) -> Value:
+def _reference_position(tree: Tree, joint: Joint) -> Value:
     return constant(tree.model.qpos0[tree.model.jnt_qposadr[joint.ids]])
 
 
-def _about(axis: Vector, angle: Value) -> Matrix:
+def _axis_rotation(axis: Vector, angle: Value) -> Matrix:
     """The rotation about a unit ``axis``."""
     c, s = apply(jnp.cos, angle), apply(jnp.sin, angle)
     x, y, z = times(s, axis)
@@ -103,7 +103,7 @@ def _about(axis: Vector, angle: Value) -> Matrix:
     return [[skew[i][j] + rest * (axis[i] * axis[j]) for j in range(3)] for i in range(3)]
 
 
-def from_quaternion(q: Vector) -> Matrix:
+def rotation_from_quaternion(q: Vector) -> Matrix:
     """The rotation of a quaternion [4], which need not be of length 1."""
     scale = 2.0 / dot(q, q)
     w, x, y, z = q
@@ -117,7 +117,7 @@ def from_quaternion(q: Vector) -> Matrix:
     ]
 
 
-def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
+def link_velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
     """Spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
     found: list[Vector] = []
     for link in tree.links:
@@ -128,7 +128,7 @@ def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
     return found
 
 
-def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
+def project_forces(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
     """What spatial forces [6] on each link are along each degree of freedom."""
     forces = list(forces)
     found: list[Value] = [0.0] * len(tree.qvel)
@@ -142,28 +142,28 @@ def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
     return found
 
 
-def bias(tree: Tree, pose: Pose, own: list[Inertia], v: list[Value]) -> list[Value]:
+def bias_forces(tree: Tree, pose: Pose, inertias: list[Inertia], v: list[Value]) -> list[Value]:
     """Forces that keep the degrees of freedom from accelerating: gravity's, Coriolis' (Newton and Euler)."""
     gravity: Vector = [0.0, 0.0, 0.0, *(-float(g) for g in tree.model.opt.gravity)]
     speeds: list[Vector] = []
     drifts: list[Vector] = []
     forces: list[Vector] = []
-    for link, inertia in zip(tree.links, own, strict=True):
+    for link, inertia in zip(tree.links, inertias, strict=True):
         speed: Vector = speeds[link.parent] if link.parent >= 0 else [0.0] * 6
         drift = drifts[link.parent] if link.parent >= 0 else gravity
         for joint in link.joints:
             for dofs in [joint.dofs[:3], joint.dofs[3:]] if joint.kind == "free" else [joint.dofs]:
-                moved = _sum([times(v[dof], pose.screw[dof]) for dof in dofs])
+                moved = _vector_sum([times(v[dof], pose.screw[dof]) for dof in dofs])
                 if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint's slides stay as they are
                     drift = plus(drift, _cross_motion(speed, moved))
                 speed = plus(speed, moved)
         speeds.append(speed)
         drifts.append(drift)
-        forces.append(plus(inertia.of(drift), _cross_force(speed, inertia.of(speed))))
-    return project(tree, pose, forces)
+        forces.append(plus(inertia.momentum(drift), _cross_force(speed, inertia.momentum(speed))))
+    return project_forces(tree, pose, forces)
 
 
-def _sum(vectors: list[Vector]) -> Vector:
+def _vector_sum(vectors: list[Vector]) -> Vector:
     return [total(list(parts)) for parts in zip(*vectors, strict=True)]
 
 
@@ -177,7 +177,7 @@ def _cross_force(v: Vector, f: Vector) -> Vector:
     return plus(cross(v[:3], f[:3]), cross(v[3:], f[3:])) + cross(v[:3], f[3:])
 
 
-def couple(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
+def assemble_matrix(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
     """What ``momentum(link, screw)`` of each degree of freedom is along itself and those above.
 
     Returns:
@@ -186,7 +186,7 @@ def couple(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
     n = len(tree.qvel)
     matrix: Matrix = [[0.0] * n for _ in range(n)]
     for i, link in enumerate(tree.links):
-        path = tree.path(i)
+        path = tree.moving_dofs(i)
         for dof in link.dofs:
             force = momentum(i, pose.screw[dof])
             for other in path[: path.index(dof) + 1]:

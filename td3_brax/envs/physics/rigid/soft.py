@@ -15,7 +15,7 @@ DEFAULT = 0.02, 1.0
 
 
 @dataclass
-class Soft:
+class Softness:
     """How stiff a constraint is, in MuJoCo's terms."""
 
     weight: Value
@@ -23,11 +23,11 @@ class Soft:
     stiffness: Value
     damping: Value
     solimp: Vector
-    """[5] as :func:`allowed` has it."""
+    """[5] as :func:`clamp_solimp` has it."""
     margin: Value
 
 
-def allowed(solimp: np.ndarray) -> np.ndarray:
+def clamp_solimp(solimp: np.ndarray) -> np.ndarray:
     """``solimp`` [..., 5] as MuJoCo corrects it: within bounds, and without a width as one constant."""
     low, high, width, middle, power = (solimp[..., i] for i in range(5))
     low, high, middle = (np.clip(x, mujoco.mjMINIMP, mujoco.mjMAXIMP) for x in (low, high, middle))
@@ -36,7 +36,9 @@ def allowed(solimp: np.ndarray) -> np.ndarray:
     return np.stack([low, high, np.where(flat, 1, width), middle, np.maximum(power, 1)], axis=-1)
 
 
-def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
+def stiffness_and_damping(
+    solref: np.ndarray, solimp: np.ndarray, timestep: float
+) -> tuple[np.ndarray, np.ndarray]:
     """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
 
     Where one of the two is direct and the other is not, MuJoCo takes its default.
@@ -52,18 +54,18 @@ def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.
     return k, b
 
 
-def soft(
+def make_softness(
     weight: np.ndarray, solref: np.ndarray, solimp: np.ndarray, margin: np.ndarray, timestep: float
-) -> Soft:
+) -> Softness:
     """Of MuJoCo's parameters [lanes, ...]."""
-    k, b = spring(solref, solimp, timestep)
-    shape = [constant(x) for x in allowed(solimp).T]
-    return Soft(constant(weight), constant(k), constant(b), shape, constant(margin))
+    k, b = stiffness_and_damping(solref, solimp, timestep)
+    shape = [constant(x) for x in clamp_solimp(solimp).T]
+    return Softness(constant(weight), constant(k), constant(b), shape, constant(margin))
 
 
-def impedance(of: Soft, distance: Value) -> Value:
+def impedance(softness: Softness, distance: Value) -> Value:
     """MuJoCo's d(r)."""
-    low, high, width, middle, power = of.solimp
+    low, high, width, middle, power = softness.solimp
     x = apply(jnp.minimum, apply(jnp.abs, distance * (1.0 / width)), 1.0)
 
     def raised(base: Value, middle: Value) -> Value:
@@ -77,8 +79,8 @@ def impedance(of: Soft, distance: Value) -> Value:
     return low + where(raw(x) < raw(middle), rising, falling) * (high - low)
 
 
-def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
+def weight_and_pull(softness: Softness, distance: Value) -> tuple[Value, Value]:
     """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
-    d = impedance(of, distance)
-    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), mujoco.mjMINVAL)
-    return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance
+    d = impedance(softness, distance)
+    weight = d / apply(jnp.maximum, softness.weight * (1.0 - d), mujoco.mjMINVAL)
+    return where(raw(distance) < 0, weight, 0.0), softness.stiffness * d * distance

@@ -10,7 +10,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from td3_brax.envs.physics.rigid.pairs import touching
+from td3_brax.envs.physics.rigid.pairs import collision_pairs
 from td3_brax.envs.physics.rigid.tree import GEOM, JOINT
 
 
@@ -36,7 +36,7 @@ READ = frozenset(
 )
 """What the arithmetic reads of a model."""
 
-MADE = frozenset(
+DERIVED = frozenset(
     _words("""
     nq nv nu nactuator nout nbody njnt ntree nM nB nC nD ngeom nJmom
     body_rootid body_dofnum body_dofadr body_treeid body_geomnum body_geomadr body_simple body_sameframe
@@ -51,7 +51,7 @@ MADE = frozenset(
 )
 """What MuJoCo's compiler makes of what is read."""
 
-IDLE = frozenset(
+UNUSED = frozenset(
     _words("""
     dof_solref dof_solimp tree_sleep_policy jnt_actfrcrange geom_fluid geom_dataid
     actuator_dynprm actuator_biasprm actuator_actrange actuator_forcerange actuator_cranklength
@@ -62,17 +62,17 @@ IDLE = frozenset(
 )
 """What is read only beside another feature, which is refused."""
 
-UNSEEN = _words("""
+IRRELEVANT_STARTS = _words("""
     vis stat signature names names_map paths narena nbuffer njmax nconmax nnames npaths nkey nmat ncam nlight
     nsite nuserdata npolygonmax nmeshdegmax nuser_ ntex nskin nmesh nhfield nbvh noct nsensor nnumeric ntext
     ntuple name_ key_ cam_ light_ mat_ tex_ skin_ mesh_ hfield_ bvh_ oct_ site_ sensor_ numeric_ text_ tuple_
     """)
 """How the names of what no time step reads begin, or what they are: pictures, names, sensors, keyframes."""
 
-MARKS = ("_user", "_group", "_rgba", "_matid")
+IRRELEVANT_ENDS = ("_user", "_group", "_rgba", "_matid")
 """How they end."""
 
-OFF: dict[str, Any] = {
+OFF_VALUES: dict[str, Any] = {
     "body_mocapid": -1,
     "body_plugin": -1,
     "jnt_actuatorid": -1,
@@ -94,7 +94,7 @@ OFF: dict[str, Any] = {
 
 FLUID = "a fluid"
 MOTORS = "actuators other than plain motors on hinges and slides"
-NAMES = {
+FEATURES = {
     "actuators with armature or damping": "actuator_armature actuator_damping jnt_actuatorid",
     "actuators or sensors with a delay": "actuator_delay actuator_history nhistory",
     "activations": "actuator_act na",
@@ -127,32 +127,34 @@ INTEGRATORS = (mujoco.mjtIntegrator.mjINT_EULER, mujoco.mjtIntegrator.mjINT_RK4)
 
 def fields(model: mujoco.MjModel) -> dict[str, np.ndarray]:
     """All that ``model`` holds, by name, the options as ``opt.x``; but for pictures, names and the like."""
-    of_model = {name: getattr(model, name) for name in dir(model) if not _unseen(name) and name != "opt"}
+    of_model = {
+        name: getattr(model, name) for name in dir(model) if not _is_irrelevant(name) and name != "opt"
+    }
     of_option = {f"opt.{name}": getattr(model.opt, name) for name in dir(model.opt) if name[0] != "_"}
     return {key: np.asarray(x) for key, x in (of_model | of_option).items() if not callable(x)}
 
 
-def _unseen(name: str) -> bool:
-    return (name.startswith(("_", *UNSEEN)) and name not in READ) or name.endswith(MARKS)
+def _is_irrelevant(name: str) -> bool:
+    return (name.startswith(("_", *IRRELEVANT_STARTS)) and name not in READ) or name.endswith(IRRELEVANT_ENDS)
 
 
 def unsupported_features(model: mujoco.MjModel) -> list[str]:
     """What ``model`` has that is not covered; nothing where all is."""
-    known = READ | MADE | IDLE
+    known = READ | DERIVED | UNUSED
     left = {name: x for name, x in fields(model).items() if name not in known}
-    on = [_named(name) for name, x in left.items() if (x != np.asarray(OFF.get(name, 0))).any()]
+    on = [_feature_name(name) for name, x in left.items() if (x != np.asarray(OFF_VALUES.get(name, 0))).any()]
     return list(dict.fromkeys(on + _unsupported_values(model)))
 
 
-def _named(field: str) -> str:
-    return next((name for name, starts in NAMES.items() if field.startswith(tuple(starts.split()))), field)
+def _feature_name(field: str) -> str:
+    return next((name for name, starts in FEATURES.items() if field.startswith(tuple(starts.split()))), field)
 
 
 def _unsupported_values(model: mujoco.MjModel) -> list[str]:
     """What the fields that are read hold, and is not covered."""
     joints = model.actuator_trnid[model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT, 0]
     free = model.jnt_type == JOINT.mjJNT_FREE
-    pairs = np.array(touching(model), int).reshape(-1, 2)
+    pairs = np.array(collision_pairs(model), int).reshape(-1, 2)
     types = model.geom_type[pairs]
     weld = model.body_weldid[model.geom_bodyid[pairs]]
     planes = types == GEOM.mjGEOM_PLANE
@@ -163,12 +165,12 @@ def _unsupported_values(model: mujoco.MjModel) -> list[str]:
         "ball joints": (model.jnt_type == JOINT.mjJNT_BALL).any(),
         "a free joint that is not the first": free[1:].any(),
         "a free joint with a spring": model.jnt_stiffness[free].any(),
-        "limits whose margins overlap": _close(model).any(),
+        "limits whose margins overlap": _limits_overlap(model).any(),
         "no joints": model.njnt == 0,
         "shapes that touch and are not planes, spheres or capsules": not (planes | round_ones).all(),
         "planes that move": (planes & (weld != 0)).any(),
         "shapes of the world that are not planes": (~planes & (weld == 0)).any(),
-        "capsules that stay parallel": _parallel(model, pairs),
+        "capsules that stay parallel": _any_stay_parallel(model, pairs),
         "contacts of bodies that cannot give way": (give <= mujoco.mjMINVAL).any(),
         "contacts that turn or roll": not np.isin(dim, (1, 3)).all(),
         MOTORS: free[joints].any(),
@@ -176,23 +178,23 @@ def _unsupported_values(model: mujoco.MjModel) -> list[str]:
         "another integrator than Euler's and Runge and Kutta's": model.opt.integrator not in INTEGRATORS,
         "switches of MuJoCo's other than eulerdamp": model.opt.disableflags & ~KNOWN_FLAGS,
     }
-    return [name for name, there in features.items() if there]
+    return [name for name, present in features.items() if present]
 
 
-def _parallel(model: mujoco.MjModel, pairs: np.ndarray) -> bool:
+def _any_stay_parallel(model: mujoco.MjModel, pairs: np.ndarray) -> bool:
     """Whether two capsules that can touch, then at two points, have one direction wherever the joints are."""
     capsules = pairs[(model.geom_type[pairs] == GEOM.mjGEOM_CAPSULE).all(axis=1)]
     data, rng = mujoco.MjData(model), np.random.default_rng(0)
-    apart = np.zeros(len(capsules), bool)
+    crossed = np.zeros(len(capsules), bool)
     for _ in range(3):
         data.qpos[:] = model.qpos0 + rng.uniform(-1, 1, model.nq)
         mujoco.mj_kinematics(model, data)
         one, two = data.geom_xmat.reshape(-1, 3, 3)[capsules.T, :, 2]
-        apart |= np.linalg.norm(np.cross(one, two), axis=1) > 1e-9
-    return not apart.all()
+        crossed |= np.linalg.norm(np.cross(one, two), axis=1) > 1e-9
+    return not crossed.all()
 
 
-def _close(model: mujoco.MjModel) -> np.ndarray:
+def _limits_overlap(model: mujoco.MjModel) -> np.ndarray:
     """[njnt] whether both limits can push at once."""
     limited = model.jnt_limited.astype(bool)
     return np.asarray(limited & (np.ptp(model.jnt_range, axis=1) < 2 * model.jnt_margin))

@@ -58,28 +58,28 @@ class WrappedTask:
         self._shapes, self._treedef = jax.tree.flatten(full)
         self.open_loops = "while" in _primitives(step.jaxpr, set())
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(full)]
-        asked = [path.startswith((".obs", ".reward", ".done")) for path in paths]
-        self._live = _live_inputs(step.jaxpr, asked)
-        self._told = [a or b for a, b in zip(asked, self._live, strict=True)]
-        self._reset = _part(reset, [True], self._told)
-        self._next = _part(step, [*self._live, True], self._told)
+        wanted = [path.startswith((".obs", ".reward", ".done")) for path in paths]
+        self._live = _state_leaves_read(step.jaxpr, wanted)
+        self._kept = [a or b for a, b in zip(wanted, self._live, strict=True)]
+        self._reset = _restrict(reset, [True], self._kept)
+        self._step = _restrict(step, [*self._live, True], self._kept)
 
     def reset(self, key: jax.Array) -> tuple[list[jax.Array], jax.Array]:
         """See :class:`td3_brax.envs.task.Task`."""
-        state = self._expand(self._reset(key), self._told)
+        state = self._expand(self._reset(key), self._kept)
         return self._compact(state), self._observe(state.obs)
 
     def step(self, state: list[jax.Array], action: jax.Array) -> Step:
         """See :class:`td3_brax.envs.task.Task`."""
-        return self._seen(self._expand(self._next(*state, action), self._told))
+        return self._as_step(self._expand(self._step(*state, action), self._kept))
 
     def shown(self, state: list[jax.Array], action: jax.Array) -> tuple[Step, jax.Array]:
         """See :class:`td3_brax.envs.task.Task`."""
         with precise():
             after = self._env.step(self._expand(state, self._live), action)
-        return self._seen(after), self._positions(after)
+        return self._as_step(after), self._positions(after)
 
-    def _seen(self, after: Any) -> Step:
+    def _as_step(self, after: Any) -> Step:
         """What a step says, of the library's state after it."""
         return Step(
             state=self._compact(after),
@@ -97,31 +97,31 @@ class WrappedTask:
         return jax.tree.unflatten(
             self._treedef,
             [
-                next(rest) if there else jnp.zeros(leaf.shape, leaf.dtype)
-                for leaf, there in zip(self._shapes, which, strict=True)
+                next(rest) if present else jnp.zeros(leaf.shape, leaf.dtype)
+                for leaf, present in zip(self._shapes, which, strict=True)
             ],
         )
 
 
-def _part(whole: ClosedJaxpr, inputs: list[bool], outputs: list[bool]) -> Callable[..., list[jax.Array]]:
+def _restrict(whole: ClosedJaxpr, inputs: list[bool], outputs: list[bool]) -> Callable[..., list[jax.Array]]:
     """The part of a traced function that makes the ``outputs``, of the ``inputs`` alone."""
     jaxpr, _ = partial_eval.dce_jaxpr(whole.jaxpr, outputs, instantiate=inputs)
     part: Callable[..., list[jax.Array]] = jaxpr_as_fun(ClosedJaxpr(jaxpr, whole.consts))
     return part
 
 
-def _live_inputs(step: Any, asked: list[bool]) -> list[bool]:
-    """Which state leaves ``step`` reads, over any number of steps, for the outputs ``asked`` for."""
-    live = [False] * len(asked)
+def _state_leaves_read(step: Any, wanted: list[bool]) -> list[bool]:
+    """Which state leaves ``step`` reads, over any number of steps, for the outputs ``wanted`` for."""
+    live = [False] * len(wanted)
     while True:
-        used = [a or b for a, b in zip(asked, live, strict=True)]
-        grown = [a or b for a, b in zip(live, reads(step, used), strict=False)]
+        used = [a or b for a, b in zip(wanted, live, strict=True)]
+        grown = [a or b for a, b in zip(live, needed_inputs(step, used), strict=False)]
         if grown == live:
             return live
         live = grown
 
 
-def reads(jaxpr: Any, used: list[bool]) -> list[bool]:
+def needed_inputs(jaxpr: Any, used: list[bool]) -> list[bool]:
     """Which inputs the ``used`` outputs of ``jaxpr`` need."""
     return list(partial_eval.dce_jaxpr(jaxpr, used)[1])
 
