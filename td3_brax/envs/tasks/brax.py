@@ -1,4 +1,4 @@
-"""Brax's own tasks."""
+"""Brax's tasks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import mujoco
 
 from td3_brax.envs.physics.mjx.dynamics import State
+from td3_brax.envs.physics.mjx.patched import patch_brax_fluid
 from td3_brax.envs.physics.rigid.physics import RigidPhysics
 from td3_brax.envs.suppress import suppress_output, suppress_warnings
 from td3_brax.envs.tasks.wrapper import WrappedTask, needed_inputs
@@ -20,30 +21,19 @@ with suppress_output():
     from brax import fluid
 
 
-class _OlderNumpy:
-    """``jax.numpy`` with the names of ``clip``'s arguments that JAX 0.10 has dropped."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jnp, name)
-
-    @staticmethod
-    def clip(x: jax.Array, a_min: Any = None, a_max: Any = None) -> jax.Array:
-        return jnp.clip(x, a_min, a_max)
-
-
-fluid.jp = _OlderNumpy()  # what swimmer's drag is written with
+patch_brax_fluid(fluid)
 
 
 class BraxTask(WrappedTask):
     """A task of ``brax.envs``.
 
     Args:
-        name: a name that ``brax.envs`` registers.
+        name: a name registered in ``brax.envs``.
         backend: ``mjx``, ``generalized``, ``positional`` or ``spring``.
-        physics: of the ``mjx`` backend: ``mjx``, ``fast`` for :class:`RigidPhysics`, or ``auto`` for these
-            where they give all that the task reads.
+        physics: for the ``mjx`` backend: ``mjx``, ``fast`` for :class:`RigidPhysics`, or ``auto`` for fast
+            physics if they provide everything that the task reads.
     Raises:
-        ConfigError: a backend that brax does not have the task on, or fast physics that don't cover it.
+        ConfigError: brax does not have the task on this backend, or the fast physics do not support it.
     """
 
     def __init__(self, name: str, backend: str = "mjx", physics: str = "auto") -> None:
@@ -53,22 +43,24 @@ class BraxTask(WrappedTask):
             except ValueError as error:
                 if "Unsupported backend" not in str(error):
                     raise
-                raise ConfigError("backend", backend, f"brax has no {name} on it; try another") from None
+                raise ConfigError(
+                    "backend", backend, f"brax has no {name} on this backend; try another"
+                ) from None
         if backend == "mjx" and physics != "mjx":
             try:
                 env.pipeline_step = _fast_pipeline_step(env)
             except ValueError as error:
                 if physics == "fast":
-                    raise ConfigError("physics", physics, f"does not cover {name}: {error}") from None
+                    raise ConfigError("physics", physics, f"does not support {name}: {error}") from None
         super().__init__(name, env, env.sys.mj_model, lambda state: state.pipeline_state.q)
 
 
 UPDATED_LEAVES = (".q", ".qd", ".qpos", ".qvel", ".qacc_warmstart", ".x.pos")
-"""Leaves of brax's state that the fast physics keep up to date."""
+"""Leaves of brax's pipeline state that the fast physics update."""
 
 
 def model_of(env: Any) -> mujoco.MjModel:
-    """The model of a task of brax's, with the options that the task has changed."""
+    """Return the MuJoCo model of a brax environment, with the options that the environment has changed."""
     model = copy.copy(env.sys.mj_model)
     for name in ("timestep", "integrator", "cone", "disableflags", "iterations", "ls_iterations", "solver"):
         setattr(model.opt, name, getattr(env.sys.opt, name))
@@ -76,7 +68,7 @@ def model_of(env: Any) -> mujoco.MjModel:
 
 
 def leaves_read_after_step(env: Any) -> list[str]:
-    """Which leaves of the pipeline's state ``env`` reads after a step of the pipeline."""
+    """Return paths of the pipeline state's leaves that ``env`` reads after its pipeline step."""
     state = jax.eval_shape(env.reset, jax.random.key(0))
     action = jax.ShapeDtypeStruct((env.action_size,), jnp.float32)
 
@@ -93,10 +85,10 @@ def leaves_read_after_step(env: Any) -> list[str]:
 
 
 def _fast_pipeline_step(env: Any) -> Any:
-    """``env.pipeline_step`` by :class:`RigidPhysics`.
+    """Return a replacement of ``env.pipeline_step`` that uses :class:`RigidPhysics`.
 
     Raises:
-        ValueError: what ``env`` has or reads that they lack.
+        ValueError: the model or a leaf that ``env`` reads is not supported. The text names it.
     """
     physics = RigidPhysics(model_of(env))
     unknown = [path for path in leaves_read_after_step(env) if path not in UPDATED_LEAVES]

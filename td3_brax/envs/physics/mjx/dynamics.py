@@ -1,6 +1,6 @@
-"""MuJoCo's dynamics of one robot: MJX's kinematics, inertias and smooth forces, and constraints of our own.
+"""MuJoCo's dynamics of one robot: MJX's kinematics, inertias and smooth forces with our own constraints.
 
-All functions are of one environment.
+All functions handle one environment.
 """
 
 from __future__ import annotations
@@ -19,48 +19,48 @@ from td3_brax.envs.physics.rigid.unsupported import FLUID, unsupported_features
 
 @flax.struct.dataclass
 class State:
-    """What the next step starts from."""
+    """The physical state that the next step starts from."""
 
     qpos: jax.Array
-    """[nq] positions."""
+    """[nq] Positions."""
     qvel: jax.Array
-    """[nv] velocities."""
+    """[nv] Velocities."""
     qacc: jax.Array
-    """[nv] the last accelerations, where the solver starts."""
+    """[nv] Accelerations of the last evaluation, from which the solver starts."""
 
 
 @flax.struct.dataclass
 class Forward:
-    """What the dynamics give at a position and velocity. What nobody reads is never computed."""
+    """Results of one evaluation of the dynamics. XLA does not compute fields that are not read."""
 
     qacc: jax.Array
-    """[nv]."""
+    """[nv] Accelerations."""
     qfrc: jax.Array
-    """[nv] all forces."""
+    """[nv] Sum of all forces."""
     qfrc_constraint: jax.Array
-    """[nv] those of contacts and limits."""
+    """[nv] Forces of contacts and joint limits."""
     cfrc_ext: jax.Array
-    """[nbody, 6] contact forces on each body, torque about the tree's centre of mass, then force."""
+    """[nbody, 6] Contact forces on each body: torque about the tree's centre of mass, then force."""
     xpos: jax.Array
-    """[nbody, 3] body frames."""
+    """[nbody, 3] Positions of the body frames."""
     site_xpos: jax.Array
-    """[nsite, 3]."""
+    """[nsite, 3] Positions of the sites."""
     mass: jax.Array
-    """[nv, nv] the mass matrix."""
+    """[nv, nv] Mass matrix."""
     active: jax.Array
-    """[] contacts within their margin."""
+    """[] Number of active contacts."""
 
 
 class Physics:
     """The dynamics of ``model``.
 
     Args:
-        model: a model without unsupported features (``unsupported.py``); a fluid is supported.
-        contacts: most contacts that are active at a time (None: all that can be).
-        iterations: of Newton's method, in each evaluation of the accelerations.
-        line_search: of the search along each of its directions.
+        model: a model without unsupported features (``unsupported.py``), except that a fluid is supported.
+        contacts: largest number of contacts that are active at a time. None allows all possible contacts.
+        iterations: number of Newton iterations in each evaluation of the accelerations.
+        line_search: number of line search iterations in each Newton iteration.
     Raises:
-        ValueError: a model with more than that.
+        ValueError: the model has unsupported features. The text names them.
     """
 
     def __init__(
@@ -76,13 +76,14 @@ class Physics:
         self.contacts = Contacts(model, self.mjx_model, contacts)
 
     def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
-        """``frames`` time steps with controls [nu] held.
+        """Take ``frames`` time steps with constant controls ``ctrl`` [nu].
 
         Args:
-            seen: an earlier ``view``.
-            view: what to keep of the last :class:`Forward`.
+            seen: the result of an earlier ``view``.
+            view: function that selects what to keep of a :class:`Forward`.
         Returns:
-            the state, and ``view`` of the last evaluation, which as in MuJoCo lags behind the positions.
+            The state, and ``view`` of the last evaluation. As in MuJoCo, that evaluation lags behind the
+            returned positions.
         """
         advance = self._rk4 if self.mj_model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else self._euler
 
@@ -92,7 +93,7 @@ class Physics:
         return jax.lax.scan(frame, (state, seen), length=frames)[0]
 
     def _euler(self, state: State, _: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
-        """Semi-implicit Euler, implicit in the joints' damping."""
+        """Take a semi-implicit Euler step, implicit in the joint damping."""
         out = self.forward(state, ctrl)
         h, damping = self.mj_model.opt.timestep, self.mj_model.dof_damping
         qacc = out.qacc
@@ -102,7 +103,7 @@ class Physics:
         return State(qpos=self._move(state.qpos, qvel, h), qvel=qvel, qacc=out.qacc), view(out)
 
     def _rk4(self, state: State, seen: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
-        """Runge-Kutta of order 4, without a branch: the first stage moves by nothing."""
+        """Take a fourth-order Runge-Kutta step. The first stage moves by 0, so the loop needs no branch."""
         h = self.mj_model.opt.timestep
 
         def stage(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
@@ -126,7 +127,7 @@ class Physics:
         return after, seen
 
     def _move(self, qpos: jax.Array, qvel: jax.Array, h: jax.Array | float) -> jax.Array:
-        """Positions after moving with ``qvel`` for ``h`` seconds."""
+        """Return the positions after moving with velocities ``qvel`` for ``h`` seconds."""
         model = self.mj_model
         if model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE:
             return qpos + h * qvel
@@ -139,7 +140,7 @@ class Physics:
         return jnp.concatenate([qpos[:3] + h * qvel[:3], quaternion, qpos[7:] + h * qvel[6:]])
 
     def forward(self, state: State, ctrl: jax.Array) -> Forward:
-        """Accelerations and forces at ``state`` under controls [nu]."""
+        """Evaluate the dynamics at ``state`` with controls ``ctrl`` [nu]."""
         m, limits, contacts = self.mjx_model, self.limits, self.contacts
         d = mjx.make_data(m).replace(qpos=state.qpos, qvel=state.qvel, ctrl=ctrl)
         d = mjx.crb(m, mjx.com_pos(m, mjx.kinematics(m, d)))
@@ -174,6 +175,6 @@ class Physics:
 
 
 def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product of quaternions [4]."""
+    """Return the product of the quaternions ``a`` and ``b`` [4]."""
     w = a[0] * b[0] - a[1:] @ b[1:]
     return jnp.concatenate([w[None], a[0] * b[1:] + b[0] * a[1:] + jnp.cross(a[1:], b[1:])])
