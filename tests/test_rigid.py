@@ -245,12 +245,12 @@ def test_a_program_on_a_cpu_repeats_little() -> None:
     ("old", "new", "name"),
     [
         ('<joint type="hinge" axis="1 1 0"', '<joint type="ball" limited="false"', "ball joints"),
-        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="1 1 1"', "shapes that touch"),
+        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="1 1 1"', "colliding geoms other"),
         ("<option ", '<option density="1.2" ', "a fluid"),
         ("<option ", '<option cone="elliptic" ', "elliptic friction cones"),
-        ("<option ", '<option integrator="implicitfast" ', "another integrator"),
-        ("<motor ", '<position kp="3" ', "actuators other than plain motors"),
-        ('condim="1"', 'condim="6"', "contacts that turn or roll"),
+        ("<option ", '<option integrator="implicitfast" ', "an integrator other"),
+        ("<motor ", '<position kp="3" ', "actuators other than motors"),
+        ('condim="1"', 'condim="6"', "torsional or rolling friction"),
     ],
 )
 def test_what_a_model_lacks_is_named(old: str, new: str, name: str) -> None:

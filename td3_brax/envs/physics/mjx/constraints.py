@@ -202,7 +202,7 @@ class Contacts:
         return jax.tree.unflatten(tree, shaped), active.sum(dtype=jnp.int32)
 
     def frames(self, d: Any) -> jax.Array:
-        """Return the frames [C, 3, 3] of all contacts. As in MuJoCo, the first tangent follows a capsule's axis.
+        """Return the frames [C, 3, 3] of all contacts, with the first tangent along a capsule as in MuJoCo.
 
         MJX does not use the axis if the capsule is within 30 degrees of the plane's normal. That rotates the
         friction pyramid.
@@ -234,7 +234,7 @@ class Contacts:
         )
 
     def on_bodies(self, d: Any, contacts: ContactData, forces: jax.Array) -> jax.Array:
-        """Return MuJoCo's ``cfrc_ext`` [nbody, 6] for edge ``forces`` [4 C]: torque about its tree, then force."""
+        """Return MuJoCo's ``cfrc_ext`` [nbody, 6], torque then force, for edge ``forces`` [4 C]."""
         edges = forces.reshape(-1, 2, 2)
         sides = contacts.friction[:, None] * (edges[:, :, 0] - edges[:, :, 1])
         local = jnp.concatenate([edges.sum(axis=(1, 2))[:, None], sides], axis=1)

@@ -1,4 +1,4 @@
-"""A robot's constraints at one moment, as rows of a Jacobian that is never written down."""
+"""A robot's constraints at one moment, as rows of a Jacobian that is never stored as a matrix."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from td3_brax.envs.physics.rigid.tree import Tree
 
 
 class JointLimit:
-    """The limits of one joint of each lane."""
+    """The limits of one joint per lane."""
 
     def __init__(self, tree: Tree, link: int, slot: int) -> None:
         model, joint = tree.model, tree.links[link].joints[slot]
@@ -49,7 +49,7 @@ class JointLimit:
 
 
 def joint_limits(tree: Tree) -> list[JointLimit]:
-    """Of all joints that have some."""
+    """Return the limits of all limited joints."""
     return [
         JointLimit(tree, i, slot)
         for i, link in enumerate(tree.links)
@@ -59,10 +59,12 @@ def joint_limits(tree: Tree) -> list[JointLimit]:
 
 
 class Constraints:
-    """Limits and contacts at ``pose``. A row is one of each lane: a limit, or an edge of a friction pyramid.
+    """Joint limits and contacts at ``pose``.
+
+    A row is one limit, or one edge of a friction pyramid, in each lane.
 
     Args:
-        align_steep: see :func:`touches`.
+        align_steep: see :func:`find_contacts`.
     """
 
     def __init__(
@@ -78,9 +80,9 @@ class Constraints:
         self.limits: list[tuple[int, Value]] = []
         self.contacts: list[Contact] = find_contacts(tree, pose, pairs, align_steep)
         self.weights: list[Value] = []
-        """Inverse regularisation of each row, 0 where not active."""
+        """Inverse regularisation D of each row, 0 if the row is not active."""
         self.lanes: list[int] = []
-        """Of each row."""
+        """Number of lanes of each row."""
         self._pulls: list[Value] = []
         self._damping: list[Value] = []
         for limit in limits:
@@ -100,14 +102,14 @@ class Constraints:
         self._damping += [softness.damping] * rows
 
     def references(self, v: list[Value]) -> list[Value]:
-        """The acceleration of each row that the constraints want at velocities ``v``."""
+        """Return the reference acceleration of each row at velocities ``v``."""
         return [
             -(b * speed) - pull
             for b, speed, pull in zip(self._damping, self.jacobian_product(v), self._pulls, strict=True)
         ]
 
     def jacobian_product(self, x: list[Value]) -> list[Value]:
-        """J x for each row."""
+        """Return J x, a value per row."""
         rows = [sign * x[dof] for dof, sign in self.limits]
         moving = motion.link_velocities(self.tree, self.pose, x) if self.contacts else []
         for contact in self.contacts:
@@ -124,7 +126,7 @@ class Constraints:
         return rows
 
     def transposed_product(self, forces: list[Value]) -> list[Value]:
-        """J' f for ``forces`` of each row."""
+        """Return J' f for the ``forces`` f of the rows."""
         pushed: list[Value] = [0.0] * len(self.tree.qvel)
         for (dof, sign), force in zip(self.limits, forces, strict=False):
             pushed[dof] = pushed[dof] + sign * force
@@ -139,7 +141,7 @@ class Constraints:
         return plus(pushed, motion.project_forces(self.tree, self.pose, on))
 
     def wrenches(self, forces: list[Value]) -> list[Vector]:
-        """[6] what each contact does to its second shape, for ``forces`` of each row."""
+        """Return the wrench [6] of each contact on its second geom, for the ``forces`` of the rows."""
         found, row = [], len(self.limits)
         for contact in self.contacts:
             edges = forces[row : row + _row_count(contact)]
@@ -155,7 +157,7 @@ class Constraints:
         return found
 
     def add_stiffness(self, mass: Matrix, weights: list[Value]) -> Matrix:
-        """M + J' D J for ``mass`` and ``weights`` D of each row."""
+        """Return M + J' D J for the ``mass`` matrix M and the ``weights`` D of the rows."""
         tree = self.tree
         added: list[Any] = [None] * len(tree.links)
         matrix = [list(row) for row in mass]
@@ -187,11 +189,9 @@ class Constraints:
         return matrix
 
     def _add_stiffness_between(self, matrix: Matrix, contact: Contact, block: Matrix) -> None:
-        """Add the stiffness of a contact between two links that move."""
-        one, two = (
-            self.tree.moving_dofs(contact.pair.geom1.link),
-            self.tree.moving_dofs(contact.pair.geom2.link),
-        )
+        """Add to ``matrix`` the stiffness of a contact between two moving links."""
+        links = contact.pair.geom1.link, contact.pair.geom2.link
+        one, two = (self.tree.moving_dofs(link) for link in links)
         moves = {dof: 1.0 for dof in two if dof not in one} | {dof: -1.0 for dof in one if dof not in two}
         for dof, sign in moves.items():
             force = [dot(line, self.pose.screw[dof]) for line in block]
@@ -201,22 +201,26 @@ class Constraints:
 
 
 def _row_count(contact: Contact) -> int:
+    """Return 4, the edges of the friction pyramid, or 1 without friction."""
     return 1 if is_zero(contact.pair.friction) else 4
 
 
 def symmetric(lower: Matrix) -> Matrix:
-    """A symmetric matrix of its lower half."""
+    """Return the symmetric matrix with the ``lower`` half."""
     n = len(lower)
     return [[lower[max(i, j)][min(i, j)] for j in range(n)] for i in range(n)]
 
 
 def _add_symmetric(a: Matrix, b: Matrix) -> Matrix:
-    """a + b of symmetric ones."""
+    """Return a + b for symmetric matrices."""
     return symmetric([plus(a[i][: i + 1], b[i][: i + 1]) for i in range(len(a))])
 
 
 def _stiffness(contact: Contact, weights: list[Value]) -> Matrix:
-    """The lower half of [6][6] of a contact whose edges have ``weights``, about the point."""
+    """Return the lower half of the stiffness [6][6] of a contact about the reference point.
+
+    ``weights`` are those of its edges.
+    """
     normal, first, second = contact.frame
     if len(weights) == 1:
         here = symmetric([[weights[0] * normal[i] * normal[j] for j in range(i + 1)] for i in range(3)])
@@ -224,7 +228,7 @@ def _stiffness(contact: Contact, weights: list[Value]) -> Matrix:
         mu = contact.pair.friction
         tilt = [mu * (weights[0] - weights[1]), mu * (weights[2] - weights[3])]
         sides = [mu * mu * (weights[0] + weights[1]), mu * mu * (weights[2] + weights[3])]
-        # whole n n' + tilt (n t' + t n') + side t t': what multiplies n', and each t'.
+        # The sum is whole n n' + tilt (n t' + t n') + side t t'. Below are the factors of n' and of each t'.
         along = plus(times(total(weights), normal), plus(times(tilt[0], first), times(tilt[1], second)))
         aside = [plus(times(tilt[k], normal), times(sides[k], t)) for k, t in enumerate((first, second))]
         parts = [(along, normal), (aside[0], first), (aside[1], second)]

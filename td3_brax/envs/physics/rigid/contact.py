@@ -1,4 +1,4 @@
-"""Contacts of planes, spheres and capsules: where they are."""
+"""Positions, frames and distances of contacts between planes, spheres and capsules."""
 
 from __future__ import annotations
 
@@ -29,23 +29,24 @@ from td3_brax.envs.physics.rigid.tree import GEOM, Tree
 
 @dataclass
 class Contact:
-    """One contact of a pair."""
+    """One contact of a pair of geoms."""
 
     pair: Pair
     position: Vector
-    """From the point that :class:`Pose` is about."""
+    """Contact point relative to the origin of :class:`Pose`."""
     frame: Matrix
-    """Normal, from the first shape to the second, and two tangents, in rows."""
+    """Rows: the normal, from the first geom to the second, and two tangents."""
     distance: Value
+    """Distance between the surfaces minus the margin."""
 
 
 def find_contacts(tree: Tree, pose: Pose, pairs: list[Pair], align_steep: bool) -> list[Contact]:
-    """All contacts of ``pairs``.
+    """Return all contacts of ``pairs``.
 
     Args:
-        align_steep: whether a capsule's first tangent lies along it however it stands, as in MuJoCo, rather than
-            at less than 60 degrees to the plane only, as in MJX (whose other tangent is not square to a plane
-            that is not level; ours is).
+        align_steep: whether a capsule's first tangent follows its axis at any angle, as in MuJoCo, or only if
+            the axis is within 60 degrees of the plane, as in MJX. (In MJX, the second tangent is not
+            orthogonal to the normal of a tilted plane; ours is.)
     """
     found = []
     for pair in pairs:
@@ -55,7 +56,7 @@ def find_contacts(tree: Tree, pose: Pose, pairs: list[Pair], align_steep: bool) 
 
 
 def _segment(pose: Pose, geom: Geom) -> tuple[Vector, Vector]:
-    """Centre and axis of a shape."""
+    """Return centre and axis of a geom."""
     if geom.link < 0:
         return minus(geom.position, pose.origin), column(geom.rotation, 2)
     turn = [geom.stack_links([rotation[i] for rotation in pose.rotation]) for i in range(3)]
@@ -64,6 +65,7 @@ def _segment(pose: Pose, geom: Geom) -> tuple[Vector, Vector]:
 
 
 def _plane_contacts(pose: Pose, pair: Pair, align_steep: bool) -> list[Contact]:
+    """Return the contacts of a plane with a sphere, or with both ends of a capsule."""
     at, normal = _segment(pose, pair.geom1)
     centre, axis = _segment(pose, pair.geom2)
     height = dot(normal, minus(centre, at))
@@ -77,13 +79,13 @@ def _plane_contacts(pose: Pose, pair: Pair, align_steep: bool) -> list[Contact]:
 
 
 def _sphere_contact(pair: Pair, centre: Vector, normal: Vector, frame: Matrix, distance: Value) -> Contact:
-    """Between a sphere at ``centre`` and what is below it."""
+    """Return the contact of a sphere at ``centre`` with a surface at ``distance`` below it."""
     depth = pair.geom2.radius + 0.5 * distance
     return Contact(pair, minus(centre, times(depth, normal)), frame, distance - pair.softness.margin)
 
 
 def _frame(normal: Vector) -> Matrix:
-    """A normal and two tangents."""
+    """Return a contact frame: ``normal`` and two tangents."""
     y, z = [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]
     if isinstance(normal[1], float):
         side = y if -0.5 < normal[1] < 0.5 else z
@@ -99,7 +101,7 @@ def _frame(normal: Vector) -> Matrix:
 
 
 def _capsule_frame(normal: Vector, axis: Vector, align_steep: bool) -> Matrix:
-    """A normal and two tangents, the first along a capsule where that is possible."""
+    """Return a contact frame whose first tangent follows a capsule's ``axis`` where possible."""
     _, fixed, _ = _frame(normal)
     level = minus(axis, times(dot(normal, axis), normal))
     length = apply(jnp.sqrt, dot(level, level))
@@ -110,7 +112,7 @@ def _capsule_frame(normal: Vector, axis: Vector, align_steep: bool) -> Matrix:
 
 
 def _perpendicular(one: Vector, two: Vector) -> Vector:
-    """Of length 1, at right angles to both; along x where they are parallel."""
+    """Return a unit vector orthogonal to both vectors, or the x axis if they are parallel."""
     normal = cross(one, two)
     length = apply(jnp.sqrt, dot(normal, normal))
     parallel = raw(length) < mujoco.mjMINVAL
@@ -119,7 +121,7 @@ def _perpendicular(one: Vector, two: Vector) -> Vector:
 
 
 def _capsule_contact(pose: Pose, pair: Pair) -> Contact:
-    """Between two capsules or spheres, where they are closest."""
+    """Return the contact of two capsules or spheres at their closest points."""
     (one, along), (two, across) = _segment(pose, pair.geom1), _segment(pose, pair.geom2)
     offset = minus(two, one)
     a, b = dot(along, offset), dot(across, offset)
@@ -128,14 +130,14 @@ def _capsule_contact(pose: Pose, pair: Pair) -> Contact:
     def within(x: Value, half: Value) -> Value:
         return apply(jnp.clip, x, -half, half)
 
-    # Where the lines through both are closest, then the nearest point of each segment to the other's.
+    # First the point where both lines are closest, then the nearest point of each segment to the other's.
     s = within((a - cosine * b) / apply(jnp.maximum, 1.0 - cosine * cosine, 1e-9), pair.geom1.half)
     t = within(cosine * s - b, pair.geom2.half)
     s = within(cosine * t + a, pair.geom1.half)
     first, second = plus(one, times(s, along)), plus(two, times(t, across))
     between = minus(second, first)
     length = apply(jnp.sqrt, dot(between, between))
-    # Where they cross, as in a plane, no direction leads from one to the other: MuJoCo's is across both.
+    # If the segments cross, as in planar models, the normal is undefined. MuJoCo's is orthogonal to both.
     crossing = raw(length) < 8 * jnp.finfo(raw(length).dtype).eps
     normal = [
         where(crossing, a, b)

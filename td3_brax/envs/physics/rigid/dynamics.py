@@ -1,4 +1,4 @@
-"""One evaluation of a robot's dynamics, and its integration over time, in lanes of numbers."""
+"""One evaluation of a robot's dynamics, and its integration over a time step, in lanes of numbers."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class ConstraintState:
     pose: motion.Pose
     rows: Constraints
     references: Values
-    """The acceleration that each row wants."""
+    """Reference acceleration of each row."""
 
     def forces(self, qacc: Values) -> Values:
-        """What each row pushes with at accelerations ``qacc``."""
+        """Return the force of each row at accelerations ``qacc``."""
         residual = minus(self.rows.jacobian_product(qacc), self.references)
         return [where(raw(r) < 0, -(d * r), 0.0) for r, d in zip(residual, self.rows.weights, strict=True)]
 
 
 @dataclass
 class Evaluation:
-    """What the dynamics give at a position and velocity, by degree of freedom."""
+    """Results of the dynamics at a position and velocity, by degree of freedom."""
 
     constraints: ConstraintState
     mass: Matrix
     smooth: Values
-    """All forces but the constraints'."""
+    """All forces except those of the constraints."""
     qacc: Values
 
 
@@ -64,11 +64,12 @@ class Dynamics:
     """The dynamics of ``model``, which must have no unsupported features (``unsupported.py``).
 
     Args:
-        iterations: of Newton's method in each evaluation; 0: MJX's one iteration.
-        line_search: of Newton's method along each direction.
-        kernel: as a kernel can have it: lanes are alike links alone, and a power of two.
-        stop_early: whether Newton's method stops once no robot is left that needs more of it: loops whose length
-            is not known, which no GPU should have.
+        iterations: number of Newton iterations in each evaluation. 0 means the single iteration of MJX.
+        line_search: number of line search iterations in each Newton iteration.
+        kernel: whether to arrange lanes for a GPU kernel: only links of the same structure share lanes, and
+            their number is a power of two.
+        stop_early: whether Newton's method stops once all robots are solved. This makes loops of unknown
+            length, which are slow on a GPU.
     """
 
     def __init__(
@@ -79,12 +80,8 @@ class Dynamics:
         kernel: bool = False,
         stop_early: bool = False,
     ) -> None:
-        self.model, self.iterations, self.line_search, self._stop_early = (
-            model,
-            iterations,
-            line_search,
-            stop_early,
-        )
+        self.model, self.iterations, self.line_search = model, iterations, line_search
+        self._stop_early = stop_early
         collision_pairs = pairs.collision_pairs(model)
         self.tree = Tree(model, collision_pairs, merge_rows=not kernel)
         if kernel and any(link.lanes & (link.lanes - 1) for link in self.tree.links):
@@ -92,7 +89,7 @@ class Dynamics:
         self.pairs = pairs.group_pairs(self.tree, collision_pairs)
         self.limits = joint_limits(self.tree)
         self.motors: list[tuple[int, Value, list[int]]] = []
-        """Degree of freedom, gear and places [lanes] among the controls."""
+        """For each motor: its degree of freedom, its gear, and its indices [lanes] among the controls."""
         of_joint = {int(model.actuator_trnid[a, 0]): a for a in range(model.nu)}
         for joint in (joint for link in self.tree.links for joint in link.joints):
             if joint.ids[0] in of_joint:
@@ -100,13 +97,13 @@ class Dynamics:
                 self.motors.append((joint.dofs[0], constant(model.actuator_gear[places, 0]), places))
 
     def constraints_at(self, q: Values, v: Values) -> ConstraintState:
-        """The constraints at coordinates ``q`` and velocities ``v``."""
+        """Return the constraints at coordinates ``q`` and velocities ``v``."""
         pose = motion.forward_kinematics(self.tree, q)
         rows = Constraints(self.tree, pose, self.limits, self.pairs, q, align_steep=self.iterations > 0)
         return ConstraintState(pose, rows, rows.references(v))
 
     def evaluate(self, q: Values, v: Values, warm: Values, ctrl: Values) -> Evaluation:
-        """At coordinates ``q`` and velocities ``v``, the solver starting at accelerations ``warm``."""
+        """Evaluate the dynamics at coordinates ``q``, velocities ``v``. The solver starts from ``warm``."""
         tree, constraints = self.tree, self.constraints_at(q, v)
         inertias = inertia.link_inertias(tree, constraints.pose.rotation, constraints.pose.position)
         composites = inertia.composite_inertias(tree, inertias)
@@ -131,7 +128,7 @@ class Dynamics:
         )
 
     def _passive(self, q: Values, v: Values) -> Values:
-        """Of the joints' springs and dampers."""
+        """Return the forces of the joints' springs and dampers."""
         model = self.model
         forces = [-constant(model.dof_damping[i]) * speed for i, speed in zip(self.tree.qvel, v, strict=True)]
         for joint in (joint for link in self.tree.links for joint in link.joints):
@@ -142,7 +139,7 @@ class Dynamics:
         return forces
 
     def euler(self, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, Values, Values]:
-        """Positions, velocities and accelerations after a time step, implicit in the joints' damping."""
+        """Return positions, velocities and accelerations after an Euler step, implicit in the damping."""
         h = float(self.model.opt.timestep)
         out = self.evaluate(q, v, warm, ctrl)
         qacc, damping = out.qacc, self.model.dof_damping
@@ -156,7 +153,7 @@ class Dynamics:
         return self.move(q, v, h), v, out.qacc
 
     def move(self, q: Values, v: Values, h: Value) -> Values:
-        """Coordinates after moving with ``v`` for ``h`` seconds."""
+        """Return the coordinates after moving with velocities ``v`` for ``h`` seconds."""
         moved = list(q)
         for joint in (joint for link in self.tree.links for joint in link.joints):
             at, dofs = joint.coordinates, joint.dofs
@@ -169,7 +166,7 @@ class Dynamics:
         return moved
 
     def point_position(self, pose: motion.Pose, body: int, offset: np.ndarray) -> Vector:
-        """The position [3] in the world of a point of ``body``, of one lane."""
+        """Return the world position [3] of the point of ``body`` at ``offset``."""
         _, at = self.tree.pose_on_link(body, offset, np.array([1.0, 0, 0, 0]))
         local: Vector = [constant(x) for x in at]
         if body not in self.tree.link_and_lane:
@@ -179,7 +176,10 @@ class Dynamics:
         return [take_lane(x, lane) for x in position]
 
     def contact_forces(self, constraints: ConstraintState, forces: Values) -> list[Vector]:
-        """[nbody][6] of contacts on each body, torque about its tree's centre of mass, then force."""
+        """Return the contact forces [nbody][6] on the bodies for ``forces`` of the rows.
+
+        Each is the torque about the centre of mass of the body's tree, then the force.
+        """
         composites = inertia.composite_inertias(
             self.tree, inertia.link_inertias(self.tree, constraints.pose.rotation, constraints.pose.position)
         )
@@ -200,7 +200,7 @@ class Dynamics:
 
 
 def take_lane(x: Value, lane: int) -> Value:
-    """One lane of ``x`` as a to_value [1, N]."""
+    """Return one lane of ``x``, [1, N]."""
     array = raw(x)
     if isinstance(array, float) or array.shape[0] == 1:
         return x
@@ -208,7 +208,7 @@ def take_lane(x: Value, lane: int) -> Value:
 
 
 def rotated_quaternion(q: Vector, spin: Vector, h: Value) -> Vector:
-    """A quaternion [4] after turning with ``spin`` [3], in its inertias frame, for ``h`` seconds."""
+    """Return the quaternion ``q`` [4] after turning with ``spin`` [3], in the body frame, for ``h`` seconds."""
     square = dot(spin, spin)
     still = raw(square) == 0
     square = where(still, 1.0, square)
@@ -222,10 +222,10 @@ def rotated_quaternion(q: Vector, spin: Vector, h: Value) -> Vector:
 
 
 def to_arrays(values: Values) -> tuple[jax.Array | float, ...]:
-    """What a loop carries of them."""
+    """Return the arrays and floats in ``values``, for a loop to carry."""
     return tuple(raw(x) for x in values)
 
 
 def to_values(arrays: Any) -> Values:
-    """The values of what a loop carried."""
+    """Return the values of the ``arrays`` that a loop carried."""
     return [to_value(x) for x in arrays]

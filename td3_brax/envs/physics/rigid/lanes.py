@@ -1,8 +1,8 @@
-"""Arithmetic on numbers that are arrays over environments, in which what is constant costs nothing.
+"""Arithmetic on numbers that are arrays over environments, in which constants cost nothing.
 
-A value is a float, known while the program is traced, or a :class:`Number`. Products with 0 and 1, sums with
-0 and the like vanish, so that code written for a general rotation or mass matrix becomes that of the robot at
-hand. Several alike parts of a robot, such as four legs, share a number: they are its lanes.
+A value is a float that is known while the program is traced, or a :class:`Number`. Products with 0 or 1, sums
+with 0 and the like are removed. So code for a general rotation or mass matrix shrinks to the operations that
+the robot needs. Parts of the same structure, such as four legs, share a number: they are its lanes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from td3_brax.envs.physics.rigid.compute_once import MAX_REPEATED, compute_once
 
 MAX_UNROLLED_LANES = 8
-"""Lanes that are added one by one; more are left to XLA's sums."""
+"""Up to this number, lanes are added one by one. More are summed by XLA."""
 
 Value: TypeAlias = Union[float, "Number"]
 Vector: TypeAlias = list[Value]
@@ -27,17 +27,17 @@ Matrix: TypeAlias = list[list[Value]]
 
 
 class Number:
-    """An array [lanes or 1, N] over environments, or a constant that differs between lanes [lanes, 1]."""
+    """An array [lanes or 1, N] over N environments, or a constant [lanes, 1] that differs between lanes."""
 
     __slots__ = ("cost", "x")
-    __array_ufunc__ = None  # NumPy's floats leave arithmetic with a Number to it
+    __array_ufunc__ = None  # so that NumPy's floats leave arithmetic to Number
 
     def __init__(self, x: Any, cost: int = 0) -> None:
         if cost > MAX_REPEATED and isinstance(x, jax.Array):
             x, cost = compute_once(x), 0
         self.x = x
         self.cost = cost
-        """Operations that made it since a value was last held."""
+        """Number of operations since the last value that is computed once."""
 
     def __add__(self, other: Value) -> Value:
         return self if is_zero(other) else _binary(self, other, lambda a, b: a + b)
@@ -73,12 +73,12 @@ class Number:
 
 
 def is_zero(x: Value) -> bool:
-    """Whether ``x`` is known to be 0."""
+    """Return whether ``x`` is known to be 0."""
     return not isinstance(x, Number) and x == 0
 
 
 def raw(x: Value) -> Any:
-    """The array or float."""
+    """Return the array or float of ``x``."""
     return x.x if isinstance(x, Number) else float(x)
 
 
@@ -87,17 +87,17 @@ def _cost(*values: Value) -> int:
 
 
 def computed_once(x: Value) -> Value:
-    """``x``, computed once."""
+    """Return ``x``, which XLA then computes only once."""
     return Number(compute_once(x.x)) if isinstance(x, Number) and x.cost else x
 
 
 def to_value(x: Any) -> Value:
-    """A value of an array or float."""
+    """Return an array or float as a value."""
     return x if isinstance(x, float) else Number(x)
 
 
 def constant(values: Any) -> Value:
-    """A constant with one value [lanes] for each lane; 1e-12 counts as nothing."""
+    """Return a constant with ``values`` [lanes], a float if they are equal. Below 1e-12, they count as 0."""
     lanes = np.asarray(values, np.float64).reshape(-1)
     lanes = np.where(np.abs(lanes) < 1e-12, 0, lanes)
     if np.ptp(lanes) <= 1e-9 * np.abs(lanes).max():
@@ -123,8 +123,10 @@ _SELECTING_BY_LANE: ContextVar[bool] = ContextVar("selecting_by_lane", default=F
 
 @contextlib.contextmanager
 def selecting_by_lane() -> Iterator[None]:
-    """While this is open, what differs between lanes is chosen by the lane's number: a kernel has no constant
-    arrays, and takes no lanes apart."""
+    """Select values that differ between lanes by the lane's index in this context.
+
+    A kernel needs this: it has no constant arrays, and cannot slice lanes.
+    """
     reset = _SELECTING_BY_LANE.set(True)
     try:
         yield
@@ -133,7 +135,7 @@ def selecting_by_lane() -> Iterator[None]:
 
 
 def _as_array(x: np.ndarray, dtype: Any) -> Any:
-    """Constants [lanes, 1] as an array of ``dtype``."""
+    """Return constants [lanes, 1] as an array of ``dtype``."""
     return (
         select_by_lane([v.item() for v in x.astype(dtype)]).astype(dtype)
         if _SELECTING_BY_LANE.get()
@@ -142,7 +144,7 @@ def _as_array(x: np.ndarray, dtype: Any) -> Any:
 
 
 def select_by_lane(values: Sequence[Any]) -> Any:
-    """[lanes, ...] the values, each [1, ...] or a float, chosen by the lane's number."""
+    """Return [lanes, ...]: for each lane its entry of ``values``, which are floats or [1, ...]."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (len(values), 1), 0)
     chosen = values[0]
     for i, value in enumerate(values[1:], 1):
@@ -151,13 +153,13 @@ def select_by_lane(values: Sequence[Any]) -> Any:
 
 
 def extract_lane(x: Any, i: int) -> Any:
-    """[1, N] one lane of an array [lanes, N], by the lane's number."""
+    """Return lane ``i`` of the array ``x`` [lanes, N] as [1, N], without slicing."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0)
     return jnp.where(lane == i, x, 0.0).sum(0, keepdims=True)
 
 
 def apply(op: Callable[..., Any], *values: Value) -> Value:
-    """``op`` of JAX's on arrays."""
+    """Apply the JAX function ``op`` to the arrays of ``values``."""
     arrays = [raw(v) for v in values]
     dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.result_type(float))
     placed = (_as_array(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)
@@ -165,7 +167,7 @@ def apply(op: Callable[..., Any], *values: Value) -> Value:
 
 
 def broadcast_like(x: Value, like: Value) -> Value:
-    """``x``, which may be a constant, with the shape of the array ``like``."""
+    """Return ``x``, which may be a constant, broadcast to the shape of the array ``like``."""
     shape = raw(like).shape
     if isinstance(raw(x), jax.Array) and raw(x).shape == shape:
         return x
@@ -173,12 +175,12 @@ def broadcast_like(x: Value, like: Value) -> Value:
 
 
 def where(condition: jax.Array, a: Value, b: Value) -> Value:
-    """``a`` where the array ``condition``, else ``b``."""
+    """Return ``a`` where the array ``condition`` is true, else ``b``."""
     return apply(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def total(values: Sequence[Value]) -> Value:
-    """Their sum."""
+    """Return the sum of ``values``."""
     result: Value = 0.0
     for value in values:
         result = result + value
@@ -186,12 +188,12 @@ def total(values: Sequence[Value]) -> Value:
 
 
 def lanes_of(x: Value) -> int:
-    """How many lanes ``x`` has."""
+    """Return the number of lanes of ``x``, 1 if its lanes are equal."""
     return x.x.shape[0] if isinstance(x, Number) and np.ndim(x.x) == 2 else 1
 
 
 def lane_sum(x: Value, lanes: int) -> Value:
-    """The sum over ``lanes`` that ``x`` has, or would have if they differed."""
+    """Return the sum of ``x`` over ``lanes``. If they are equal, ``x`` may hold a single one."""
     if lanes == 1:
         return x
     if lanes_of(x) == 1:
@@ -206,7 +208,7 @@ def lane_sum(x: Value, lanes: int) -> Value:
 
 
 def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
-    """Values that have ``lanes``, or would have if they differed, as one that has all of them."""
+    """Return one value with the lanes of all ``values``. ``lanes`` has the number of lanes of each."""
     if len(values) == 1 or all(not isinstance(v, Number) and v == values[0] for v in values):
         return values[0]
     parts = [raw(value) for value in values]
@@ -220,7 +222,7 @@ def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
 
 
 def slice_lanes(x: Value, begin: int, end: int) -> Value:
-    """The lanes of ``x`` from ``begin`` to before ``end``."""
+    """Return the lanes ``begin`` to ``end - 1`` of ``x``."""
     if lanes_of(x) == 1:
         return x
     array = raw(x)
@@ -232,40 +234,40 @@ def slice_lanes(x: Value, begin: int, end: int) -> Value:
 
 
 def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:
-    """a . b."""
+    """Return the dot product a . b."""
     return total([x * y for x, y in zip(a, b, strict=True)])
 
 
 def cross(a: Sequence[Value], b: Sequence[Value]) -> Vector:
-    """a x b."""
+    """Return the cross product a x b."""
     return [a[i - 2] * b[i - 1] - a[i - 1] * b[i - 2] for i in range(3)]
 
 
 def plus(a: Sequence[Value], b: Sequence[Value]) -> Vector:
-    """a + b."""
+    """Return a + b."""
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
 def minus(a: Sequence[Value], b: Sequence[Value]) -> Vector:
-    """a - b."""
+    """Return a - b."""
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
 def times(s: Value, a: Sequence[Value]) -> Vector:
-    """s a."""
+    """Return the vector ``a`` times the scalar ``s``."""
     return [s * x for x in a]
 
 
 def column(a: Matrix, j: int) -> Vector:
-    """Column j."""
+    """Return column ``j`` of ``a``."""
     return [row[j] for row in a]
 
 
 def rotate(a: Matrix, x: Sequence[Value]) -> Vector:
-    """a x."""
+    """Return the product of the matrix ``a`` and the vector ``x``."""
     return [dot(row, x) for row in a]
 
 
 def matmul(a: Matrix, b: Matrix) -> Matrix:
-    """a b."""
+    """Return the product of the matrices ``a`` and ``b`` [3][3]."""
     return [[dot(row, column(b, j)) for j in range(3)] for row in a]

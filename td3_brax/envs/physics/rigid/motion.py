@@ -1,7 +1,8 @@
-"""Where a robot's links are, how they move, and the forces of that: spatial vectors about one point.
+"""Kinematics and inverse dynamics of a robot's links with spatial vectors.
 
-Spatial vectors are angular, then linear, along the world's axes, about the first link's frame, wherever that
-is at the moment (Featherstone, "Rigid Body Dynamics Algorithms", chapters 2, 5 and 6).
+A spatial vector has an angular, then a linear part, along the axes of the world. All are about one reference
+point, the current origin of the first link (Featherstone, "Rigid Body Dynamics Algorithms", chapters 2, 5 and
+6).
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ from td3_brax.envs.physics.rigid.tree import Joint, Tree
 
 @dataclass
 class Pose:
-    """Where everything is, for each link or degree of freedom."""
+    """Poses of all links, and motions of all degrees of freedom."""
 
     origin: Vector
-    """The first link's position in the world: the point."""
+    """Position of the first link in the world, the reference point."""
     rotation: list[Matrix]
+    """Rotation of each link to the world."""
     position: list[Vector]
-    """From the point."""
+    """Position of each link relative to ``origin``."""
     screw: list[Vector]
-    """[6] the motion of each degree of freedom."""
+    """[6] Spatial velocity that a unit velocity of each degree of freedom causes."""
 
 
 def forward_kinematics(tree: Tree, q: list[Value]) -> Pose:
-    """Forward kinematics for coordinates ``q``."""
+    """Return the pose at coordinates ``q``."""
     rotation: list[Matrix] = []
     position: list[Vector] = []
     lines: list[tuple[Joint, Any, Vector]] = []
@@ -95,7 +97,7 @@ def _reference_position(tree: Tree, joint: Joint) -> Value:
 
 
 def _axis_rotation(axis: Vector, angle: Value) -> Matrix:
-    """The rotation about a unit ``axis``."""
+    """Return the rotation by ``angle`` about a unit ``axis``."""
     c, s = apply(jnp.cos, angle), apply(jnp.sin, angle)
     x, y, z = times(s, axis)
     skew: Matrix = [[c, -z, y], [z, c, -x], [-y, x, c]]
@@ -104,7 +106,7 @@ def _axis_rotation(axis: Vector, angle: Value) -> Matrix:
 
 
 def rotation_from_quaternion(q: Vector) -> Matrix:
-    """The rotation of a quaternion [4], which need not be of length 1."""
+    """Return the rotation of a quaternion [4], which need not be normalised."""
     scale = 2.0 / dot(q, q)
     w, x, y, z = q
     sx, sy, sz = scale * x, scale * y, scale * z
@@ -118,7 +120,7 @@ def rotation_from_quaternion(q: Vector) -> Matrix:
 
 
 def link_velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
-    """Spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
+    """Return the spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
     found: list[Vector] = []
     for link in tree.links:
         speed: Vector = found[link.parent] if link.parent >= 0 else [0.0] * 6
@@ -129,7 +131,7 @@ def link_velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
 
 
 def project_forces(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
-    """What spatial forces [6] on each link are along each degree of freedom."""
+    """Project spatial forces [6] on the links onto the degrees of freedom."""
     forces = list(forces)
     found: list[Value] = [0.0] * len(tree.qvel)
     for i in reversed(range(len(tree.links))):
@@ -143,7 +145,7 @@ def project_forces(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
 
 
 def bias_forces(tree: Tree, pose: Pose, inertias: list[Inertia], v: list[Value]) -> list[Value]:
-    """Forces that keep the degrees of freedom from accelerating: gravity's, Coriolis' (Newton and Euler)."""
+    """Return gravity, Coriolis and centrifugal forces by degree of freedom (recursive Newton-Euler)."""
     gravity: Vector = [0.0, 0.0, 0.0, *(-float(g) for g in tree.model.opt.gravity)]
     speeds: list[Vector] = []
     drifts: list[Vector] = []
@@ -154,7 +156,7 @@ def bias_forces(tree: Tree, pose: Pose, inertias: list[Inertia], v: list[Value])
         for joint in link.joints:
             for dofs in [joint.dofs[:3], joint.dofs[3:]] if joint.kind == "free" else [joint.dofs]:
                 moved = _vector_sum([times(v[dof], pose.screw[dof]) for dof in dofs])
-                if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint's slides stay as they are
+                if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint slides along fixed axes
                     drift = plus(drift, _cross_motion(speed, moved))
                 speed = plus(speed, moved)
         speeds.append(speed)
@@ -168,20 +170,20 @@ def _vector_sum(vectors: list[Vector]) -> Vector:
 
 
 def _cross_motion(v: Vector, s: Vector) -> Vector:
-    """The rate of a motion ``s`` that moves with ``v``."""
+    """Return the rate of change of a motion ``s`` that moves with velocity ``v``."""
     return cross(v[:3], s[:3]) + plus(cross(v[:3], s[3:]), cross(v[3:], s[:3]))
 
 
 def _cross_force(v: Vector, f: Vector) -> Vector:
-    """The rate of a force or momentum ``f`` that moves with ``v``."""
+    """Return the rate of change of a force or momentum ``f`` that moves with velocity ``v``."""
     return plus(cross(v[:3], f[:3]), cross(v[3:], f[3:])) + cross(v[:3], f[3:])
 
 
 def assemble_matrix(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
-    """What ``momentum(link, screw)`` of each degree of freedom is along itself and those above.
+    """Project ``momentum(link, screw)`` of each degree of freedom onto itself and those above it in the tree.
 
     Returns:
-        for each degree of freedom its row, with nothing but zeros where the tree has no such pair.
+        The lower half of a matrix, a row per degree of freedom. Pairs on different branches are zero.
     """
     n = len(tree.qvel)
     matrix: Matrix = [[0.0] * n for _ in range(n)]

@@ -1,4 +1,4 @@
-"""Shapes that can touch, and how stiff they are then."""
+"""Pairs of geoms that can collide, and their contact parameters."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from td3_brax.envs.physics.rigid.tree import GEOM, Tree
 
 @dataclass
 class Geom:
-    """One shape of each lane."""
+    """One geom per lane."""
 
     ids: list[int]
-    """[lanes] in the model."""
+    """[lanes] Ids in the model."""
     links: list[tuple[int, int]]
-    """Each link that has slice_lanes of them, one after the other, and how many lanes; -1: the world's."""
+    """The links of the geoms in order, each with its number of lanes. Link -1 is the world."""
     position: Vector
     rotation: Matrix
     radius: Value
     half: Value
-    """Half the length between a capsule's ends, 0 for a sphere."""
+    """Half the length of a capsule without its caps, 0 for a sphere."""
 
     @property
     def link(self) -> int:
-        """Of the first."""
+        """The link of the first lanes."""
         return self.links[0][0]
 
     def stack_links(self, links: Sequence[Vector]) -> Vector:
-        """``links`` has a vector for each link: that of each shape's."""
+        """Return for each geom the vector of its link, with all lanes. ``links`` has a vector per link."""
         lanes = [count for _, count in self.links]
         return [stack(x, lanes) for x in zip(*(links[link] for link, _ in self.links), strict=True)]
 
     def split_by_link(self, values: Sequence[Value]) -> Iterator[tuple[int, Vector]]:
-        """The links, and the lanes of ``values`` that are theirs."""
+        """Yield each link with its lanes of ``values``."""
         end = 0
         for link, count in self.links:
             begin, end = end, end + count
@@ -48,23 +48,25 @@ class Geom:
 
 @dataclass
 class Pair:
-    """Two shapes that can touch, of each lane: the first may be a plane of the world. Such lanes can be of
-    several links."""
+    """A pair of geoms per lane that can collide.
+
+    The first geom may be a plane of the world. Then the lanes may belong to several links.
+    """
 
     geom1: Geom
     geom2: Geom
     friction: Value
-    """0: none."""
+    """Sliding friction coefficient, 0 for a frictionless contact."""
     softness: Softness
 
     @property
     def lanes(self) -> int:
-        """How many there are."""
+        """The number of lanes."""
         return len(self.geom2.ids)
 
 
 def collision_pairs(model: mujoco.MjModel) -> list[tuple[int, int]]:
-    """Pairs of geoms that MuJoCo lets touch, the one of lower type first."""
+    """Return the pairs of geoms that MuJoCo checks for collision, the lower geom type first."""
     weld, found = model.body_weldid, []
     above = weld[model.body_parentid]
     for a in range(model.ngeom):
@@ -81,13 +83,13 @@ def collision_pairs(model: mujoco.MjModel) -> list[tuple[int, int]]:
 
 
 def group_pairs(tree: Tree, collision_pairs: list[tuple[int, int]]) -> list[Pair]:
-    """The same, in lanes: of alike links, and where the world is touched of all links."""
+    """Arrange pairs of geoms in lanes: those of links that share lanes, and of all links with the world."""
     model = tree.model
     slots: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
     seen: dict[tuple[int, int], int] = {}
     for a, b in collision_pairs:
         body = int(model.geom_bodyid[b])
-        if tree.weld[body] == 0:  # the moving one last
+        if tree.weld[body] == 0:  # the moving geom comes last
             a, b, body = b, a, int(model.geom_bodyid[a])
         link, lane = tree.link_and_lane[body]
         first = int(model.geom_bodyid[a])
@@ -111,7 +113,7 @@ def group_pairs(tree: Tree, collision_pairs: list[tuple[int, int]]) -> list[Pair
 
 
 def _has_friction(model: mujoco.MjModel, a: Any, b: Any) -> np.ndarray:
-    """Whether pairs of geoms have friction."""
+    """Return whether pairs of geoms have sliding friction."""
     return np.asarray(np.maximum(model.geom_condim[a], model.geom_condim[b]) == 3)
 
 
@@ -130,7 +132,7 @@ def _geom(tree: Tree, ids: list[int], links: list[tuple[int, int]]) -> Geom:
 
 
 def _pair(tree: Tree, geom1: Geom, geom2: Geom) -> Pair:
-    """With the parameters that MuJoCo mixes from both."""
+    """Return the pair with the contact parameters that MuJoCo mixes from both geoms."""
     model, a, b = tree.model, np.array(geom1.ids), np.array(geom2.ids)
     one_mix, two_mix = (
         np.where(x < mujoco.mjMINVAL, 0, x) for x in (model.geom_solmix[a], model.geom_solmix[b])

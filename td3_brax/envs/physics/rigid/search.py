@@ -1,4 +1,4 @@
-"""Searches along a direction for the least cost: of fixed length, for all robots at once."""
+"""Line searches for the minimal cost, with a fixed number of iterations for all robots at once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from td3_brax.envs.physics.rigid.tree import Tree
 
 
 class Search:
-    """The cost along ``direction``: quadratic between changes of the active rows.
+    """The cost along ``direction``, which is quadratic as long as the same rows are active.
 
     Args:
-        residual: of each row at the start.
-        smooth_gradient: the smooth part's gradient there.
+        residual: residual of each row at the start.
+        smooth_gradient: gradient of the cost's smooth part at the start.
     """
 
     def __init__(
@@ -33,11 +33,11 @@ class Search:
     ) -> None:
         self.direction = direction
         self.slope = inner(tree, direction, smooth_gradient)
-        """Of the smooth part at the start."""
+        """Slope of the smooth part at the start."""
         self.curvature = inner(tree, direction, multiply(tree, mass, direction))
-        """Of the smooth part."""
+        """Curvature of the smooth part."""
         change, weights, lanes = rows.jacobian_product(direction), rows.weights, rows.lanes
-        if tree.merge_rows:  # all rows as one, since this is what is done most often
+        if tree.merge_rows:  # as one array, since this is the innermost loop
             residual, change, weights = ([stack(x, lanes)] for x in (residual, change, weights))
             lanes = [sum(lanes)]
         self._lanes, self._residual, self._change, self._weights = lanes, residual, change, weights
@@ -46,13 +46,13 @@ class Search:
         self._square = [0.5 * d * c * c for d, c in zip(weights, change, strict=True)]
 
     def active_rows_change(self, step: Value) -> jax.Array:
-        """Whether a row begins or ceases to push on the way."""
+        """Return [1, N]: whether a row becomes active or inactive within ``step``."""
         rows = zip(self._residual, self._change, self._weights, strict=True)
         changed = [where((raw(r) < 0) != (raw(r + step * c) < 0), d, 0.0) for r, c, d in rows]
         return jnp.asarray(raw(sum_over_lanes(changed, self._lanes)) > 0)
 
     def cost_and_derivatives(self, step: Value) -> tuple[Value, Value, Value]:
-        """Cost, less the smooth part's at the start, and its first and second derivative."""
+        """Return the cost minus the smooth part at the start, and its first and second derivatives."""
         active = [raw(r + step * c) < 0 for r, c in zip(self._residual, self._change, strict=True)]
 
         def summed(parts: list[Value]) -> Value:
@@ -67,7 +67,7 @@ class Search:
 
 
 def bounded_newton_step(search: Search, iterations: int) -> Number:
-    """The length of a step found by Newton's method, halving where that would leave what is known."""
+    """Return the step length found by Newton's method, with bisection if a step leaves the known bounds."""
 
     def narrow(_: Any, carry: Any) -> Any:
         along, low, high = carry
@@ -83,8 +83,11 @@ def bounded_newton_step(search: Search, iterations: int) -> Number:
 
 
 def mjx_step_length(search: Search, small: Value, iterations: int) -> Number:
-    """The length of MJX's step: it keeps a bracket of two points, and takes the better of them if that is
-    better than no step at all. A derivative below ``small`` is good enough."""
+    """Return the step length of MJX's line search.
+
+    The search keeps a bracket of two points, and returns the better of them, or 0 if neither reduces the
+    cost. It ends at a derivative below ``small``.
+    """
 
     def point(step: Any) -> tuple[Any, Any, Any, Any]:
         cost, first, second = search.cost_and_derivatives(to_value(step))
@@ -104,7 +107,7 @@ def mjx_step_length(search: Search, small: Value, iterations: int) -> Number:
         return tuple(jnp.where(condition, p, q) for p, q in zip(a, b, strict=True))
 
     def closer(a: Any, b: Any) -> Any:
-        """Whether the derivative at ``b`` has the sign of that at ``a`` and is smaller."""
+        """Return whether the derivative at ``b`` has the same sign as at ``a`` and is smaller."""
         return ((a[2] < b[2]) & (b[2] < 0)) | ((a[2] > b[2]) & (b[2] > 0))
 
     def narrow(_: Any, carry: Any) -> Any:

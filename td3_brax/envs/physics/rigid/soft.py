@@ -1,4 +1,4 @@
-"""How stiff limits and contacts are, as MuJoCo has it (its documentation, "Computation: impedance")."""
+"""MuJoCo's soft constraints: impedance, stiffness and damping (its documentation, "Computation")."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from td3_brax.envs.physics.rigid.lanes import Value, Vector, apply, constant, raw, where
 
 DEFAULT = 0.02, 1.0
-"""MuJoCo's ``solref``."""
+"""MuJoCo's default ``solref``."""
 
 
 @dataclass
 class Softness:
-    """How stiff a constraint is, in MuJoCo's terms."""
+    """MuJoCo's parameters of a soft constraint."""
 
     weight: Value
-    """Inverse weight at the model's own position."""
+    """Inverse weight in the model's reference position ``qpos0``."""
     stiffness: Value
     damping: Value
     solimp: Vector
-    """[5] as :func:`clamp_solimp` has it."""
+    """[5] The result of :func:`clamp_solimp`."""
     margin: Value
 
 
 def clamp_solimp(solimp: np.ndarray) -> np.ndarray:
-    """``solimp`` [..., 5] as MuJoCo corrects it: within bounds, and without a width as one constant."""
+    """Return ``solimp`` [..., 5] within MuJoCo's bounds. Without a width, the impedance is constant."""
     low, high, width, middle, power = (solimp[..., i] for i in range(5))
     low, high, middle = (np.clip(x, mujoco.mjMINIMP, mujoco.mjMAXIMP) for x in (low, high, middle))
     flat, mean = width <= mujoco.mjMINVAL, (low + high) / 2
@@ -39,9 +39,9 @@ def clamp_solimp(solimp: np.ndarray) -> np.ndarray:
 def stiffness_and_damping(
     solref: np.ndarray, solimp: np.ndarray, timestep: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
+    """Return MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
 
-    Where one of the two is direct and the other is not, MuJoCo takes its default.
+    If only one of the two numbers of ``solref`` is positive, MuJoCo takes its default.
     """
     time, ratio = solref[..., 0], solref[..., 1]
     mixed = (time > 0) != (ratio > 0)
@@ -57,14 +57,14 @@ def stiffness_and_damping(
 def make_softness(
     weight: np.ndarray, solref: np.ndarray, solimp: np.ndarray, margin: np.ndarray, timestep: float
 ) -> Softness:
-    """Of MuJoCo's parameters [lanes, ...]."""
+    """Return the soft constraint with MuJoCo's parameters [lanes, ...]."""
     k, b = stiffness_and_damping(solref, solimp, timestep)
     shape = [constant(x) for x in clamp_solimp(solimp).T]
     return Softness(constant(weight), constant(k), constant(b), shape, constant(margin))
 
 
 def impedance(softness: Softness, distance: Value) -> Value:
-    """MuJoCo's d(r)."""
+    """Return MuJoCo's impedance d(r) at ``distance``."""
     low, high, width, middle, power = softness.solimp
     x = apply(jnp.minimum, apply(jnp.abs, distance * (1.0 / width)), 1.0)
 
@@ -80,7 +80,7 @@ def impedance(softness: Softness, distance: Value) -> Value:
 
 
 def weight_and_pull(softness: Softness, distance: Value) -> tuple[Value, Value]:
-    """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
+    """Return the inverse regularisation, 0 unless ``distance`` is negative, and the spring's acceleration."""
     d = impedance(softness, distance)
     weight = d / apply(jnp.maximum, softness.weight * (1.0 - d), mujoco.mjMINVAL)
     return where(raw(distance) < 0, weight, 0.0), softness.stiffness * d * distance

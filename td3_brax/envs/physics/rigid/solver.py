@@ -1,6 +1,6 @@
-"""Accelerations under soft constraints: MJX's one iteration, Newton's method.
+"""Accelerations under soft constraints, by Newton's method or MJX's single iteration of it.
 
-What is minimised is 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = the smooth forces
+Both minimise 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = the smooth forces
 (MuJoCo's documentation, "Computation").
 """
 
@@ -20,11 +20,11 @@ from td3_brax.envs.physics.rigid.tree import Tree
 
 
 def _repeat(body: Callable[[Any], Any], start: Any, count: int, stop_early: bool) -> Any:
-    """``body`` ``count`` times.
+    """Apply ``body`` ``count`` times, starting with ``start``.
 
     Args:
-        body: of what is carried: that after it, and which robots [1, N] are not done with it.
-        stop_early: whether to stop when no robot is left; one that is done stays as it is.
+        body: maps the carried arrays to new ones, and to the robots [1, N] that need another iteration.
+        stop_early: whether to stop when no robot needs another iteration. Solved robots are not changed.
     """
     if not stop_early:
         return jax.lax.fori_loop(0, count, lambda _, carry: body(carry)[0], start)
@@ -53,8 +53,10 @@ def newton(
     line_search: int,
     stop_early: bool,
 ) -> list[Value]:
-    """Newton's method from ``start``, each step found by Newton's method between bounds. Between changes of
-    the rows that push the cost is quadratic, so that a step without one is the last."""
+    """Minimise by Newton's method from ``start``, with a bounded Newton line search.
+
+    The cost is quadratic as long as the same rows are active, so a step that changes none is the last.
+    """
 
     def iteration(carry: Any) -> Any:
         x = [to_value(a) for a in carry]
@@ -75,13 +77,15 @@ def mjx_single_iteration(
     references: list[Value],
     warm: list[Value],
 ) -> list[Value]:
-    """The one iteration of MJX's Newton solver, from the better of ``warm`` and unconstrained accelerations,
-    with the model's own to_value of iterations of its line search."""
+    """Take the single iteration of MJX's Newton solver, with the model's number of line search iterations.
+
+    It starts from ``warm`` or from the unconstrained accelerations, whichever has the lower cost.
+    """
     option = tree.model.opt
     free = Factor(tree, mass).solve(smooth)
 
     def from_point(x: list[Value]) -> tuple[list[Value], list[Value], Value]:
-        """Residuals, M x, cost."""
+        """Return residuals, M x and cost."""
         residual, mass_times_x = minus(rows.jacobian_product(x), references), multiply(tree, mass, x)
         gauss = 0.5 * inner(tree, minus(mass_times_x, smooth), minus(x, free))
         costs = [where(raw(r) < 0, 0.5 * d * r * r, 0.0) for d, r in zip(rows.weights, residual, strict=True)]
@@ -111,7 +115,7 @@ def _newton_search(
     residual: list[Value],
     mass_times_x: list[Value],
 ) -> Search:
-    """Along Newton's direction from where M x is ``mass_times_x`` and the rows have ``residual``."""
+    """Return the line search along Newton's direction at the point with these ``residual`` and M x."""
     weights = [where(raw(r) < 0, d, 0.0) for r, d in zip(residual, rows.weights, strict=True)]
     smooth_gradient = minus(mass_times_x, smooth)
     gradient = plus(

@@ -1,4 +1,4 @@
-"""Time steps of many robots: in arrays over robots, and on NVIDIA's GPUs in one kernel."""
+"""Time steps of many robots: as arrays over robots, and on NVIDIA GPUs in one kernel."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from td3_brax.kernels.gpu import triton_gpus
 Arrays = tuple[jax.Array, ...]
 
 BLOCK = 256
-"""Robots that a core of a CPU takes at a time: as many as its cache holds."""
+"""Robots that a CPU core steps at a time: as many as fit in its cache."""
 
 
 class Steps:
-    """Time steps of ``model``; arguments as :class:`Dynamics` has them."""
+    """Time steps of ``model``. The arguments are those of :class:`Dynamics`."""
 
     def __init__(self, model: mujoco.MjModel, iterations: int, line_search: int) -> None:
         self.model, self._solver_options = model, (iterations, line_search)
@@ -42,16 +42,18 @@ class Steps:
 
     @cached_property
     def kernel_dynamics(self) -> Dynamics:
-        """With less of what makes a CPU sooner, and what a GPU would start more for."""
+        """The dynamics for GPU kernels."""
         return Dynamics(self.model, *self._solver_options, kernel=True)
 
     def __call__(
         self, frames: int, qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array
     ) -> Any:
-        """``frames`` time steps of N robots with controls [N, nu] held, from accelerations ``qacc``.
+        """Take ``frames`` time steps of N robots with constant controls ``ctrl`` [N, nu].
+
+        The solver starts from accelerations ``qacc``.
 
         Returns:
-            qpos, qvel and qacc [N, ...] after them; qpos and qvel of the last evaluation.
+            qpos, qvel and qacc [N, ...] after the steps, then qpos and qvel of the last evaluation.
         """
         return steps_p.bind(qpos, qvel, qacc, ctrl, steps=self, frames=frames)
 
@@ -60,7 +62,7 @@ class Steps:
         return Dynamics(self.model, *self._solver_options, stop_early=True)
 
     def run_arrays(self, *inputs: jax.Array, frames: int, stop_early: bool = False) -> Arrays:
-        """The same by arrays over robots; ``stop_early`` as :class:`Dynamics` has it."""
+        """Take the steps with arrays over robots. See :class:`Dynamics` for ``stop_early``."""
         qpos, qvel, qacc, ctrl = inputs
         dynamics = self._stopping_dynamics if stop_early else self.dynamics
         tree = dynamics.tree
@@ -72,8 +74,8 @@ class Steps:
         return tuple(join(x, at) for x, at in zip(found, places, strict=True))
 
     def run_kernel(self, *inputs: jax.Array, frames: int, interpret: bool = False) -> Arrays:
-        """The same by a kernel; ``interpret`` as there."""
-        from td3_brax.kernels import rigid  # where there is none, nobody waits for its libraries
+        """Take the steps in a GPU kernel. See :func:`td3_brax.kernels.rigid.in_threads` for ``interpret``."""
+        from td3_brax.kernels import rigid  # imported here, as it is slow and needed on a GPU only
 
         tree, widths = self.kernel_dynamics.tree, [x.shape[1] for x in inputs]
         places = tree.qpos, tree.qvel, tree.qvel, tree.qpos, tree.qvel
@@ -96,11 +98,12 @@ class Steps:
 
 
 def _count(places: list[list[int]]) -> int:
+    """Return the number of indices in ``places``."""
     return sum(len(at) for at in places)
 
 
 def _row(i: int, parts: Arrays, places: list[list[int]]) -> jax.Array:
-    """[1, N] of numbers [lanes, N] at ``places`` that at place ``i``."""
+    """Return [1, N]: the number at index ``i``, from ``parts`` [lanes, N] at indices ``places``."""
     part, lanes = next((part, at) for part, at in zip(parts, places, strict=True) if i in at)
     return part if len(lanes) == 1 or part.shape[0] == 1 else extract_lane(part, lanes.index(i))
 
@@ -138,19 +141,23 @@ mlir.register_lowering(steps_p, mlir.lower_fun(_lower_for_cuda, multiple_results
 
 
 def split(x: jax.Array, places: list[list[int]]) -> Values:
-    """Numbers [lanes, N] of ``x`` [N, n] at ``places``."""
+    """Split ``x`` [N, n] into numbers [lanes, N] at the indices ``places``."""
     return [Number(x.T[np.array(i)]) for i in places]
 
 
 def join(parts: Arrays, places: list[list[int]]) -> jax.Array:
-    """[N, n] of numbers [lanes, N] at ``places``."""
+    """Join numbers [lanes, N] at the indices ``places`` into an array [N, n]."""
     order = np.argsort([i for lanes in places for i in lanes])
     return jnp.concatenate(parts)[order].T
 
 
 def advance(dynamics: Dynamics, frames: int, q: Values, v: Values, warm: Values, ctrl: Values) -> Any:
-    """Positions, velocities and accelerations after ``frames`` time steps; those before that the last
-    evaluation was at: positions and velocities."""
+    """Take ``frames`` time steps.
+
+    Returns:
+        Positions, velocities and accelerations after the steps, then positions and velocities of the last
+        evaluation.
+    """
     runge_kutta = dynamics.model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4
     step: Callable[..., Any] = _runge_kutta if runge_kutta else _euler
 
@@ -165,12 +172,12 @@ def _euler(dynamics: Dynamics, q: Values, v: Values, warm: Values, ctrl: Values)
 
 
 def _runge_kutta(dynamics: Dynamics, q: Values, v: Values, warm: Values, ctrl: Values) -> tuple[Values, ...]:
-    """Of order 4, without a branch: the first stage moves by nothing."""
+    """Take a fourth-order Runge-Kutta step. The first stage moves by 0, so the loop needs no branch."""
     h, dtype = float(dynamics.model.opt.timestep), raw(v[0]).dtype
 
     def stage(i: jax.Array, carry: Any) -> Any:
         speed, qacc, speeds, qaccs = map(to_values, carry[:4])
-        # How far along the stage before: 0, 1/2, 1/2, 1. Weights: 1/6, 1/3, 1/3, 1/6.
+        # Stage times: 0, 1/2, 1/2, 1. Weights: 1/6, 1/3, 1/3, 1/6.
         along = Number(0.5 * jnp.asarray(i + 1 >> 1, dtype))
         weight = Number((1 + jnp.asarray(i * (3 - i) >> 1, dtype)) / 6)
         at = dynamics.move(q, speed, h * along)
