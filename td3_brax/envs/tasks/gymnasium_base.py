@@ -1,4 +1,4 @@
-"""What Gymnasium's MuJoCo tasks have in common."""
+"""Base class of Gymnasium's MuJoCo tasks."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ from td3_brax.option import ConfigError
 
 @flax.struct.dataclass
 class State:
-    """What the next step reads: less than 1 KB for each environment."""
+    """The state of one environment, less than 1 KB: only what the next step reads."""
 
     physics: dynamics.State
     seen: Any
-    """What the task reads of the last evaluation of the dynamics, arrays of its own choice."""
+    """The arrays that the task reads from the last evaluation of the dynamics."""
 
 
 class GymnasiumTask:
     """A task of ``gymnasium.envs.mujoco`` as a :class:`td3_brax.envs.task.Task`.
 
     Args:
-        name: as Gymnasium registers it, such as ``Ant-v5``.
+        name: the name that Gymnasium registers, such as ``Ant-v5``.
         args: constructor arguments of Gymnasium's class, by name.
-        physics: ``fast`` for :class:`RigidPhysics`, ``mjx`` for :class:`Physics`; ``auto``: fast where that
-            covers the model.
+        physics: ``fast`` for :class:`RigidPhysics`, ``mjx`` for :class:`Physics`, or ``auto`` for fast
+            physics if they support the model.
     Raises:
-        ConfigError: an argument that the class does not take, a model other than the tested one, or fast
-            physics that don't cover it.
+        ConfigError: the class does not take an argument, the model is not the tested one, or the fast physics
+            do not support it.
     """
 
     open_loops = False
     xml = ""
     frame_skip = 5
-    """Of version 4, where it is no argument."""
+    """MuJoCo time steps per environment step. Used for version 4, where it is not an argument."""
     contacts: int | None = None
-    """Most contacts that are active at a time, where more could be."""
+    """Largest number of active contacts in :class:`Physics`, if it is below that of possible contacts."""
     iterations = 4
-    """Of Newton's method in :class:`Physics`."""
+    """Newton iterations in :class:`Physics`."""
 
     def __init__(self, name: str, args: Mapping[str, Any], physics: str = "auto") -> None:
         self.name = name
@@ -59,7 +59,9 @@ class GymnasiumTask:
         self.model = model_of(name, "walker2d_v5.xml" if name == "Walker2d-v5" else self.xml)
         missing = unsupported_features(self.model)
         if missing and physics == "fast":
-            raise ConfigError("physics", physics, f"does not cover {name}: a model with {', '.join(missing)}")
+            raise ConfigError(
+                "physics", physics, f"does not support {name}: a model with {', '.join(missing)}"
+            )
         self.physics: Physics | RigidPhysics
         if missing or physics == "mjx":
             self.physics = Physics(self.model, self.contacts, self.iterations)
@@ -78,7 +80,7 @@ class GymnasiumTask:
             return self.set_state(qpos, qvel)
 
     def set_state(self, qpos: jax.Array, qvel: jax.Array) -> tuple[State, jax.Array]:
-        """The state and observation of Gymnasium's ``set_state``."""
+        """Return the state and observation after Gymnasium's ``set_state``."""
         state = dynamics.State(qpos=qpos, qvel=qvel, qacc=jnp.zeros_like(qvel))
         seen = self.read_after_reset(
             self.read_dynamics(self.physics.forward(state, jnp.zeros(self.action_size)))
@@ -101,51 +103,51 @@ class GymnasiumTask:
         out = self.step(state, action)
         return out, out.state.physics.qpos
 
-    # What a task is, for those below to say.
+    # Subclasses override these methods.
 
     def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Initial positions [nq] and velocities [nv]."""
+        """Draw initial positions [nq] and velocities [nv]."""
         return self.draw_near_start(key, self.args.reset_noise_scale, jax.random.normal)
 
     def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
-        """What observation, reward or termination read of the dynamics."""
+        """Select what observation, reward and termination need from the results of the dynamics."""
         return ()
 
     def read_after_reset(self, seen: Any) -> Any:
-        """``seen`` as it is after a reset."""
+        """Return ``seen`` with the values that it has after a reset."""
         return seen
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """The observation [O]."""
+        """Return the observation [O]."""
         raise NotImplementedError
 
     def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Reward [] and termination [] of a step from ``old`` to ``new`` with ``control`` [nu]."""
+        """Return reward [] and termination [] of a step from ``old`` to ``new`` with ``control`` [nu]."""
         raise NotImplementedError
 
-    # What several of them share.
+    # Several subclasses share these methods.
 
     def draw_near_start(
         self, key: jax.Array, scale: float, velocities: Callable[..., jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        """Uniform positions around the model's own, and velocities of one distribution or the other."""
+        """Draw positions uniformly around the model's, and velocities with the function ``velocities``."""
         for_qpos, for_qvel = jax.random.split(key)
         qpos = jax.random.uniform(for_qpos, (self.model.nq,), minval=-scale, maxval=scale)
         qvel = scale * velocities(for_qvel, (self.model.nv,))
         return jnp.asarray(self.model.qpos0, jnp.float32) + qpos, qvel
 
     def health_outcome(self, healthy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The reward for being healthy, and whether the episode terminates."""
+        """Return the reward for being healthy, and whether the episode terminates."""
         ends = self.args.terminate_when_unhealthy
         paid = jnp.ones((), bool) if self.v4 and ends else healthy
         return paid * self.args.healthy_reward, ~healthy & ends
 
 
 def symmetric(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform in [-1, 1]."""
+    """Draw uniformly from [-1, 1]."""
     return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
 
 def within(value: jax.Array, limits: tuple[float, float]) -> jax.Array:
-    """Whether ``value`` lies strictly between ``limits``."""
+    """Return whether ``value`` lies strictly between ``limits``."""
     return (limits[0] < value) & (value < limits[1])

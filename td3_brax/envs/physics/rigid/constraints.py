@@ -228,7 +228,7 @@ def _stiffness(contact: Contact, weights: list[Value]) -> Matrix:
         mu = contact.pair.friction
         tilt = [mu * (weights[0] - weights[1]), mu * (weights[2] - weights[3])]
         sides = [mu * mu * (weights[0] + weights[1]), mu * mu * (weights[2] + weights[3])]
-        # The sum is whole n n' + tilt (n t' + t n') + side t t'. Below are the factors of n' and of each t'.
+        # The sum is total n n' + tilt (n t' + t n') + side t t'. Below are the factors of n' and of each t'.
         along = plus(times(total(weights), normal), plus(times(tilt[0], first), times(tilt[1], second)))
         aside = [plus(times(tilt[k], normal), times(sides[k], t)) for k, t in enumerate((first, second))]
         parts = [(along, normal), (aside[0], first), (aside[1], second)]

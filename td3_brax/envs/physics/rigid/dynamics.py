@@ -208,7 +208,7 @@ def take_lane(x: Value, lane: int) -> Value:
 
 
 def rotated_quaternion(q: Vector, spin: Vector, h: Value) -> Vector:
-    """Return the quaternion ``q`` [4] after turning with ``spin`` [3], in the body frame, for ``h`` seconds."""
+    """Return the quaternion ``q`` [4] after turning with ``spin`` [3], in its own frame, for ``h`` s."""
     square = dot(spin, spin)
     still = raw(square) == 0
     square = where(still, 1.0, square)

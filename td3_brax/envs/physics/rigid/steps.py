@@ -42,7 +42,7 @@ class Steps:
 
     @cached_property
     def kernel_dynamics(self) -> Dynamics:
-        """The dynamics for GPU kernels."""
+        """The dynamics for kernels, without optimisations for CPUs that would cost a GPU more operations."""
         return Dynamics(self.model, *self._solver_options, kernel=True)
 
     def __call__(
