@@ -106,7 +106,7 @@ class WrappedTask:
 
 
 def _restrict(whole: ClosedJaxpr, inputs: list[bool], outputs: list[bool]) -> Callable[..., list[jax.Array]]:
-    """Return the part of a traced function that computes the marked ``outputs`` from the marked ``inputs``."""
+    """Return the part of a traced function that computes marked ``outputs`` from marked ``inputs``."""
     jaxpr, _ = partial_eval.dce_jaxpr(whole.jaxpr, outputs, instantiate=inputs)
     part: Callable[..., list[jax.Array]] = jaxpr_as_fun(ClosedJaxpr(jaxpr, whole.consts))
     return part

@@ -208,7 +208,7 @@ def take_lane(x: Value, lane: int) -> Value:
 
 
 def rotated_quaternion(q: Vector, spin: Vector, h: Value) -> Vector:
-    """Return the quaternion ``q`` [4] after turning with ``spin`` [3], in its own frame, for ``h`` s."""
+    """Rotate the quaternion ``q`` [4] with angular velocity ``spin`` [3], in its frame, for ``h`` seconds."""
     square = dot(spin, spin)
     still = raw(square) == 0
     square = where(still, 1.0, square)
