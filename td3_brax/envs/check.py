@@ -17,7 +17,7 @@ from td3_brax.option import ConfigError
 METHODS = ("reset", "step", "shown")
 
 
-class _RefusedError(Exception):
+class _InvalidTaskError(Exception):
     """The text names a field or method, what was found, and what was expected."""
 
 
@@ -29,10 +29,10 @@ def check(name: str, task: Any) -> None:
     """
     try:
         if missing := sorted(part for part in {*Task.__annotations__, *METHODS} if not hasattr(task, part)):
-            raise _RefusedError(f"has no {', '.join(missing)}")
+            raise _InvalidTaskError(f"has no {', '.join(missing)}")
         _check_fields(task)
         _check_methods(task)
-    except _RefusedError as refusal:
+    except _InvalidTaskError as refusal:
         raise ConfigError(
             "env", name, f"{refusal} (the interface of a task is in td3_brax/envs/task.py)"
         ) from None
@@ -53,10 +53,10 @@ def _check_fields(task: Any) -> None:
         if kind in (whole, number):
             fits = fits and not isinstance(value, bool) and 0 < value < math.inf
         if not fits:
-            raise _RefusedError(f"{field} is {_describe(value)}, must be {wanted}")
+            raise _InvalidTaskError(f"{field} is {_describe(value)}, must be {wanted}")
     low, high = _limits(task, "action_low"), _limits(task, "action_high")
     if not (low < high).all():
-        raise _RefusedError(f"action_low is {low.tolist()}, must be below action_high, {high.tolist()}")
+        raise _InvalidTaskError(f"action_low is {low.tolist()}, must be below action_high, {high.tolist()}")
 
 
 def _limits(task: Any, field: str) -> np.ndarray:
@@ -69,7 +69,7 @@ def _limits(task: Any, field: str) -> np.ndarray:
         limits = np.empty(0, np.float32)
     if limits.shape != (size,) or not np.isfinite(limits).all():
         wanted = f"finite numbers of shape [{size}] (action_size)"
-        raise _RefusedError(f"{field} is {_describe(given)}, must be {wanted}")
+        raise _InvalidTaskError(f"{field} is {_describe(given)}, must be {wanted}")
     return limits
 
 
@@ -87,14 +87,14 @@ def _check_methods(task: Any) -> None:
 
 def _check_pair(method: str, given: Any, wanted: str) -> Any:
     if not isinstance(given, tuple | list) or len(given) != 2:
-        raise _RefusedError(f"{method} returns {_describe(given)}, must return {wanted}")
+        raise _InvalidTaskError(f"{method} returns {_describe(given)}, must return {wanted}")
     return given
 
 
 def _check_step(method: str, out: Any, task: Any, state: Any) -> None:
     """Check that ``out`` is a :class:`Step` whose state has the structure of ``state``, from a reset."""
     if missing := [f.name for f in dataclasses.fields(Step) if not hasattr(out, f.name)]:
-        raise _RefusedError(
+        raise _InvalidTaskError(
             f"{method} returns {_describe(out)} without {', '.join(missing)}, must return a Step"
         )
     _check_array(f"{method}'s obs", out.obs, jnp.float32, (task.obs_size,))
@@ -102,7 +102,7 @@ def _check_step(method: str, out: Any, task: Any, state: Any) -> None:
     _check_array(f"{method}'s terminated", out.terminated, jnp.bool_, ())
     before: Any = jax.tree.structure(state)
     if before != jax.tree.structure(out.state):
-        raise _RefusedError(
+        raise _InvalidTaskError(
             f"{method}'s state is {_describe(out.state)}, must be like reset's, {_describe(state)}"
         )
     both = map(jax.tree_util.tree_leaves_with_path, (state, out.state))
@@ -113,7 +113,7 @@ def _check_step(method: str, out: Any, task: Any, state: Any) -> None:
 def _check_array(what: str, given: Any, dtype: Any, shape: tuple[int, ...]) -> None:
     wanted = jax.ShapeDtypeStruct(shape, dtype)
     if (getattr(given, "shape", None), getattr(given, "dtype", None)) != (shape, wanted.dtype):
-        raise _RefusedError(f"{what} is {_describe(given)}, must be {_describe(wanted)}")
+        raise _InvalidTaskError(f"{what} is {_describe(given)}, must be {_describe(wanted)}")
 
 
 def _describe(value: Any) -> str:

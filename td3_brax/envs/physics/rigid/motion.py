@@ -145,7 +145,7 @@ def project_forces(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
 
 
 def bias_forces(tree: Tree, pose: Pose, inertias: list[Inertia], v: list[Value]) -> list[Value]:
-    """Return the forces at zero acceleration by degree of freedom, from gravity and velocities (Newton-Euler)."""
+    """Return gravity and Coriolis forces [nv]: those at zero acceleration (recursive Newton-Euler)."""
     gravity: Vector = [0.0, 0.0, 0.0, *(-float(g) for g in tree.model.opt.gravity)]
     speeds: list[Vector] = []
     drifts: list[Vector] = []
