@@ -81,7 +81,7 @@ class WrappedTask:
         return self._as_step(after), self._positions(after)
 
     def _as_step(self, after: Any) -> Step:
-        """Return the :class:`Step` for the library's state ``after`` it."""
+        """Return the :class:`Step` that led to the library's state ``after``."""
         return Step(
             state=self._compact(after),
             obs=self._observe(after.obs),
