@@ -15,7 +15,7 @@ import numpy as np
 from td3_brax.cli import fail, guarded
 from td3_brax.commands.eval import above_zero, interval, load, named, on_device, run_parser, summary
 from td3_brax.config import Config
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.names import BRAX_TASKS, GYMNASIUM_TASKS
 from td3_brax.option import ConfigError, nearest
 from td3_brax.policy import Policy, PolicyError
@@ -27,7 +27,7 @@ def make(name: str, config: Config) -> Any:
     import gymnasium
 
     args = json.loads(config.env_args or "{}") if name == config.env else {}
-    with quiet():
+    with suppress_warnings():
         return gymnasium.make(name, max_episode_steps=config.time_limit, **args)
 
 

@@ -103,10 +103,10 @@ def counts_of(compiled: Any, submissions: int | None, schedule: Schedule, replay
 
 def count_brax(target: str, num_envs: int) -> Counted:
     """A step of brax's own Ant (mjx), and nothing else."""
-    from td3_brax.envs.suppress import quiet
+    from td3_brax.envs.suppress import suppress_warnings
     from td3_brax.envs.tasks.brax import brax_envs
 
-    with quiet():
+    with suppress_warnings():
         env = brax_envs.get_environment("ant", backend="mjx")
     state = jax.eval_shape(jax.vmap(env.reset), jax.random.split(jax.random.key(0), num_envs))
     action = jax.ShapeDtypeStruct((num_envs, env.action_size), "float32")

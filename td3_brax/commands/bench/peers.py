@@ -53,10 +53,10 @@ def steppers(config: Config) -> Peers:
     """Bare brax, for its tasks."""
     if config.env not in BRAX_TASKS:
         return {}
-    from td3_brax.envs.suppress import quiet
+    from td3_brax.envs.suppress import suppress_warnings
     from td3_brax.envs.tasks.brax import brax_envs
 
-    with quiet():
+    with suppress_warnings():
         env = brax_envs.get_environment(config.env, backend=config.backend)
     reset = shards.jit(jax.vmap(env.reset), config.devices, (shards.SPLIT,), shards.SPLIT)
     state = reset(jax.random.split(jax.random.key(0), config.num_envs))
