@@ -64,9 +64,7 @@ def score_on_device(
     if broken.all():
         raise PolicyError(f"{run}: all {episodes} episodes broke (physics or rewards), so there is no score")
     if broken.any():
-        print(
-            f"warning: {broken.sum()} of {episodes} episodes broke (physics or rewards); the score leaves them out"
-        )
+        print(f"warning: {broken.sum()} of {episodes} episodes broke (physics or rewards) and do not count")
     return returns[~broken], lengths[~broken]
 
 

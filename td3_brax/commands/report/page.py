@@ -98,7 +98,8 @@ class Page:
             )
             made["robust"] = (
                 "Interquartile mean",
-                "Interquartile mean over trials, with its 95% interval (percentile bootstrap, 2,000 resamples).",
+                "Mean of the middle half of the trials, with its 95% interval (percentile bootstrap, 2,000 "
+                "resamples).",
                 figures.robust(self.drawn),
             )
             made["trials"] = ("Every trial", "One line per run.", figures.trials(self.drawn))
