@@ -57,7 +57,7 @@ def make_stage(scene: Scene) -> mujoco.MjModel:
     if scene.ground is not None:
         floor = f'<geom type="plane" pos="0 0 {scene.ground}" size="0 0 1" material="floor"/>'
     surfaces = "".join(
-        f'<mesh name="surface{i}" inertia="shell" vertex="{_mjcf_numbers(x.vertices)}" face="{_mjcf_numbers(x.faces)}"/>'
+        f'<mesh name="surface{i}" inertia="shell" vertex="{_mjcf(x.vertices)}" face="{_mjcf(x.faces)}"/>'
         for i, x in enumerate(scene.surfaces)
     )
     return mujoco.MjModel.from_xml_string(
@@ -118,7 +118,7 @@ class Stage:
         self.renderer.close()
 
 
-def _mjcf_numbers(values: np.ndarray) -> str:
+def _mjcf(values: np.ndarray) -> str:
     """Format numbers for MJCF."""
     return " ".join(f"{x:.7g}" for x in values.ravel())
 
@@ -155,7 +155,7 @@ def _frames(
 
 
 def _camera_path(center: np.ndarray) -> np.ndarray:
-    """Return where the camera looks in each frame [F, 3]: at the robot's smoothed centre ``center`` [F, 3]."""
+    """Return where the camera looks in each frame [F, 3]: at the smoothed ``center`` [F, 3] of the robot."""
     width = min(15, len(center)) // 2 * 2 + 1
     padded = np.concatenate([center[:1].repeat(width // 2, 0), center, center[-1:].repeat(width // 2, 0)])
     smooth = np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).mean(axis=-1)[: len(center)]

@@ -234,7 +234,7 @@ def poses(model: mujoco.MjModel, scene: Scene, qpos: np.ndarray) -> Poses:
 
 
 def _places(data: mujoco.MjData, shapes: tuple[Shape, ...]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return views of ``data`` with positions [n, 3] and rotations [n, 9], and the row of each shape in them."""
+    """Return views of ``data`` with positions [n, 3] and rotations [n, 9], and the row of each shape."""
     if any(shape.geom < 0 for shape in shapes):
         return data.xipos, data.ximat, [shape.body for shape in shapes]
     return data.geom_xpos, data.geom_xmat, [shape.geom for shape in shapes]
