@@ -237,10 +237,10 @@ class Walk:
         outputs = [inside[o] for o in root.operands] if root.opcode == "tuple" else [root]
         total = 0
         for output in outputs:
-            made = output
-            while made.opcode == "bitcast":
-                made = inside[made.operands[0]]
-            total += 0 if made.opcode in self.IN_PLACE else _bytes(output.shape)
+            writer = output
+            while writer.opcode == "bitcast":
+                writer = inside[writer.operands[0]]
+            total += 0 if writer.opcode in self.IN_PLACE else _bytes(output.shape)
         return total
 
 

@@ -85,8 +85,8 @@ def products(config: Config, obs: int, action: int, updates: int) -> Callable[[]
     def body(carry: Any, _: None) -> tuple[Any, Any]:
         # The barriers keep the compiler from moving products out of the loop or merging them.
         carry = jax.lax.optimization_barrier(carry)
-        made = [jnp.matmul(a, b, preferred_element_type=jnp.float32) for a, b in carry]
-        return carry, [x[0, 0] for x in jax.lax.optimization_barrier(made)]
+        results = [jnp.matmul(a, b, preferred_element_type=jnp.float32) for a, b in carry]
+        return carry, [x[0, 0] for x in jax.lax.optimization_barrier(results)]
 
     def run(operands: Any) -> Any:
         return jax.lax.scan(body, operands, length=max(updates // config.policy_delay, 1))[1]

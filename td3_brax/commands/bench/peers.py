@@ -75,7 +75,7 @@ def steppers(config: Config) -> Peers:
 
 def updaters(config: Config, task: Task) -> tuple[Peers, list[str]]:
     """Make calls that update the installed TD3s; also return why the others are left out."""
-    made: Peers = {}
+    calls: Peers = {}
     missing = []
     for name, package in (
         ("rejax's TD3", "rejax"),
@@ -88,12 +88,12 @@ def updaters(config: Config, task: Task) -> tuple[Peers, list[str]]:
             missing.append(f"{name} ({error})")
             continue
         if package != "rejax":
-            made[name] = library(package, config, task), BLOCK
+            calls[name] = library(package, config, task), BLOCK
         elif config.env in BRAX_TASKS:
-            made[f"{name}, {config.capacity:,} stored"] = rejax(config)
+            calls[f"{name}, {config.capacity:,} stored"] = rejax(config)
         else:
             missing.append(f"{name} (brax's tasks only)")
-    return made, missing
+    return calls, missing
 
 
 def rejax(config: Config) -> Peer:

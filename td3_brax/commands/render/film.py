@@ -125,15 +125,15 @@ def _mjcf(values: np.ndarray) -> str:
 
 def frames(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float) -> tuple[Any, float]:
     """Return an iterator of pictures [H, W, 3] with all episodes side by side, and the frames per second."""
-    every = max(1, round(1 / (FPS * dt)))
-    return _frames(model, scene, episodes, dt, every), 1 / (dt * every)
+    stride = max(1, round(1 / (FPS * dt)))
+    return _frames(model, scene, episodes, dt, stride), 1 / (dt * stride)
 
 
 def _frames(
-    model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, every: int
+    model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, stride: int
 ) -> Iterator[np.ndarray]:
-    """Yield the pictures; one in ``every`` steps is drawn."""
-    steps = [shown_steps(len(episode.qpos), every) for episode in episodes]
+    """Yield the pictures; one in ``stride`` steps is drawn."""
+    steps = [shown_steps(len(episode.qpos), stride) for episode in episodes]
     moved = [poses(model, scene, episode.qpos[at]) for episode, at in zip(episodes, steps, strict=True)]
     looks = [_camera_path(one.center) for one in moved]
     across = min(3, len(episodes))
@@ -209,18 +209,18 @@ def write(pictures: Iterator[np.ndarray], fps: float, mp4: Path, gif: Path) -> i
     from PIL import Image
 
     few: list[Any] = []
-    every = max(1, round(fps / GIF_FPS))
+    stride = max(1, round(fps / GIF_FPS))
     count = 0
     warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # the forked process only starts ffmpeg
     film = imageio.get_writer(mp4, fps=fps, codec="libx264", quality=8, macro_block_size=2, format="FFMPEG")
     with film:
         for picture in pictures:
             film.append_data(picture)
-            if count % every == 0 and count < GIF_SECONDS * fps:
+            if count % stride == 0 and count < GIF_SECONDS * fps:
                 high, wide, _ = picture.shape
                 scale = GIF_HIGH / HIGH
                 few.append(Image.fromarray(picture).resize((int(wide * scale), int(high * scale))))
             count += 1
-    pace = {"duration": round(1000 * every / fps), "loop": 0, "optimize": True}
+    pace = {"duration": round(1000 * stride / fps), "loop": 0, "optimize": True}
     few[0].save(gif, save_all=True, append_images=few[1:], **pace)
     return count

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from td3_brax.cli import fail, guarded
-from td3_brax.commands.eval import above_zero, load, run_parser
+from td3_brax.commands.eval import load, positive, run_parser
 from td3_brax.config import Config
 from td3_brax.policy import Policy, PolicyError, load_policy
 from td3_brax.runs.device import prepare_jax
@@ -73,7 +73,7 @@ def job(argv: Sequence[str]) -> int:
         "render", __doc__, 0, "show this many episodes of the policy (default: one at each stage of training)"
     )
     parser.add_argument(
-        "--seconds", type=above_zero, default=20, help="length of an episode, at most (default: 20)"
+        "--seconds", type=positive, default=20, help="length of an episode, at most (default: 20)"
     )
     parser.add_argument("--html", action="store_true", help="write an interactive page instead of a film")
     parser.add_argument(

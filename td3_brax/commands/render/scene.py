@@ -240,6 +240,6 @@ def _places(data: mujoco.MjData, shapes: tuple[Shape, ...]) -> tuple[np.ndarray,
     return data.geom_xpos, data.geom_xmat, [shape.geom for shape in shapes]
 
 
-def shown_steps(length: int, every: int) -> np.ndarray:
-    """Return which of ``length`` steps are shown: one in ``every``, and the last."""
-    return np.unique(np.append(np.arange(0, length, every), length - 1))
+def shown_steps(length: int, stride: int) -> np.ndarray:
+    """Return which of ``length`` steps are shown: one in ``stride``, and the last."""
+    return np.unique(np.append(np.arange(0, length, stride), length - 1))

@@ -22,10 +22,10 @@ TEMPLATE = Path(__file__).with_name("viewer.html")
 
 def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, out: Path) -> None:
     """Write the page with ``episodes`` of ``model``, whose steps take ``dt`` seconds, to ``out``."""
-    every = max(1, round(1 / (FPS * dt)))
+    stride = max(1, round(1 / (FPS * dt)))
     shown_episodes, heights = [], []
     for episode in episodes:
-        steps = shown_steps(len(episode.qpos), every)
+        steps = shown_steps(len(episode.qpos), stride)
         moved = poses(model, scene, episode.qpos[steps])
         turned = np.stack([_quaternions(frame) for frame in moved.rotations])
         heights.append(np.median(moved.center[:, 2]))
@@ -39,7 +39,7 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
             }
         )
     data = {
-        "dt": dt * every,
+        "dt": dt * stride,
         "ground": scene.ground,
         "height": float(heights[-1]),
         "size": scene.size,

@@ -51,11 +51,11 @@ class Page:
         self, groups: Sequence[Group], title: str, notes: Sequence[str] = (), command: str = ""
     ) -> None:
         self.title, self.notes, self.command = title, list(notes), command
-        self.groups = [(group, made) for group in groups if (made := curves(group))]
+        self.groups = [(group, found) for group in groups if (found := curves(group))]
         self.all_groups = [group for group, _ in self.groups] + [g for g in groups if not curves(g)]
         self.drawn: dict[str, list[tuple[Group, Curves]]] = {}
-        for group, made in self.groups:
-            self.drawn.setdefault(group.env, []).append((group, made))
+        for group, found in self.groups:
+            self.drawn.setdefault(group.env, []).append((group, found))
         self.reproduced = any(
             paper.family(env) and g.algorithm for env, groups in self.drawn.items() for g, _ in groups
         )
@@ -65,7 +65,7 @@ class Page:
     def write(self, out: Path) -> Path:
         """Write the page and the folder with its figures and tables; return the path of the page."""
         pictures = self._pictures()
-        made = {
+        candidates = {
             "best": tables.best(self.groups),
             "last": tables.last(self.groups),
             "speed": tables.speed(self.groups),
@@ -73,7 +73,7 @@ class Page:
             "curves": tables.points(self.groups),
             "evaluations": tables.evaluations(self.all_groups),
         }
-        known = {name: table for name, table in made.items() if table}
+        known = {name: table for name, table in candidates.items() if table}
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         for name, (_, _, picture) in pictures.items():
             write_whole(out / FOLDER / f"{name}.png", picture)
@@ -84,34 +84,34 @@ class Page:
 
     def _pictures(self) -> dict[str, tuple[str, str, bytes]]:
         """Draw the figures; return (heading, description, PNG) by name."""
-        made = {}
+        pictures = {}
         if self.drawn:
             published = any(paper.family(env) for env in self.drawn)
             dashed = (
                 " The dashed line is the mean of the authors' ten published curves, on the v1 tasks."
                 * published
             )
-            made["learning"] = (
+            pictures["learning"] = (
                 "Learning curves",
                 f"Mean greedy return over trials; the band is half a standard deviation.{dashed}",
                 figures.learning(self.drawn),
             )
-            made["robust"] = (
+            pictures["robust"] = (
                 "Interquartile mean",
                 "Mean of the middle half of the trials, with its 95% interval (percentile bootstrap, 2,000 "
                 "resamples).",
                 figures.robust(self.drawn),
             )
-            made["trials"] = ("Every trial", "One line per run.", figures.trials(self.drawn))
+            pictures["trials"] = ("Every trial", "One line per run.", figures.trials(self.drawn))
             if compared := figures.overestimation(self.drawn):
-                made["overestimation"] = (
+                pictures["overestimation"] = (
                     "Overestimation: the critic's value and the true return",
                     "The first critic's value of the greedy policy's actions, and the discounted return that "
                     "followed them. Both are means over the states in the first half of the evaluation "
                     "episodes.",
                     compared,
                 )
-        return made
+        return pictures
 
     def _html(self, pictures: Mapping[str, tuple[str, str, bytes]], known: Mapping[str, Table]) -> str:
         parts = [f"<h1>{html.escape(self.title)}</h1>"]
@@ -195,8 +195,8 @@ class Page:
 
     def _differences(self) -> list[str]:
         """List what differs from the paper."""
-        groups = [(g, made) for g, made in self.groups if g.algorithm and paper.family(g.env)]
-        trained = max(int(made.env_steps[-1]) for _, made in groups)
+        groups = [(g, found) for g, found in self.groups if g.algorithm and paper.family(g.env)]
+        trained = max(int(found.env_steps[-1]) for _, found in groups)
         trials = [len(group.runs) for group, _ in groups]
         lines = [
             "The paper used the v1 tasks (MuJoCo 1.3; Ant-v1 also observes contact forces, 111 numbers in "
@@ -254,13 +254,13 @@ class Page:
 def _uneven_note(group: Group) -> str:
     """Return a note if a group's trials were not all evaluated up to the same step, else an empty text."""
     ends = sorted({int(run.evaluations[-1]["env_steps"]) for run in group.runs})
-    made = curves(group)
-    if made is None:
+    found = curves(group)
+    if found is None:
         why = "its trials share no evaluation step, so they are listed but not averaged"
     elif ends[0] != ends[-1]:
         why = (
             f"its trials end between {ends[0]:,} and {ends[-1]:,} steps; means are over all trials and go "
-            f"up to step {int(made.env_steps[-1]):,}"
+            f"up to step {int(found.env_steps[-1]):,}"
         )
     else:
         return ""

@@ -63,27 +63,27 @@ def aggregate(out: Path, name: str, configs: Sequence[Config]) -> None:
     ``aggregate.json`` notes for how many trials that was done.
     """
     path = out / "aggregate.json"
-    noted = json.loads(path.read_text()) if path.exists() else {}
+    logged = json.loads(path.read_text()) if path.exists() else {}
     trials = len(configs)
-    if noted.get("trials") == trials:
+    if logged.get("trials") == trials:
         return
     (trials_group,) = group(find([str(out)], ignore_unreadable))
-    if (made := curves(trials_group)) is None:
+    if (averaged := curves(trials_group)) is None:
         return
     membership = Membership(f"{name}, {counted(trials, 'trial')}", name, project())
-    low, high = interval(made.returns)
+    low, high = interval(averaged.returns)
     columns = {
-        "env_steps": made.env_steps,
-        "eval/return_mean": made.mean,
-        "eval/return_half_std": made.half_std,
-        "eval/return_iqm": iqm(made.returns),
+        "env_steps": averaged.env_steps,
+        "eval/return_mean": averaged.mean,
+        "eval/return_half_std": averaged.half_std,
+        "eval/return_iqm": iqm(averaged.returns),
         "eval/return_iqm_low": low,
         "eval/return_iqm_high": high,
     }
     run = WandbRun(configs[0], out, None, lambda: None, print_line, membership)
-    for i in range(len(made.env_steps)):
+    for i in range(len(averaged.env_steps)):
         run.log(i, {name: column[i].item() for name, column in columns.items()})
-    summary = {"eval/return_best": made.best[0], "trials": trials}
+    summary = {"eval/return_best": averaged.best[0], "trials": trials}
     if message := run.close(0, False, summary, []):
         print_line(message)
     files.write_whole(path, (json.dumps({"trials": trials, "wandb_id": run.id}) + "\n").encode())

@@ -32,15 +32,15 @@ MEMBERS = 16
 
 def parser() -> Parser:
     """Make the parser of the command's options."""
-    made = Parser(prog="td3-brax sweep", description=__doc__)
-    made.add_argument("file", nargs="?", help="file of the sweep, in the format of `wandb sweep`")
-    made.add_argument("--resume", metavar="DIR", help="continue the sweep in this folder")
-    made.add_argument("--members", metavar="INT", help=f"members that train at once (default: {MEMBERS})")
-    made.add_argument("--devices", metavar="INT", help="devices that share the members (default: all)")
-    made.add_argument("--wandb", metavar="TEXT", help="online, offline or disabled (default: online)")
-    made.add_argument("--out", metavar="TEXT", help="folder of the sweep (default: runs/<name>-<time>)")
-    made.add_argument("--seed", metavar="INT", help="seed of a random sweep's draws (default: 0)")
-    return made
+    options = Parser(prog="td3-brax sweep", description=__doc__)
+    options.add_argument("file", nargs="?", help="file of the sweep, in the format of `wandb sweep`")
+    options.add_argument("--resume", metavar="DIR", help="continue the sweep in this folder")
+    options.add_argument("--members", metavar="INT", help=f"members that train at once (default: {MEMBERS})")
+    options.add_argument("--devices", metavar="INT", help="devices that share the members (default: all)")
+    options.add_argument("--wandb", metavar="TEXT", help="online, offline or disabled (default: online)")
+    options.add_argument("--out", metavar="TEXT", help="folder of the sweep (default: runs/<name>-<time>)")
+    options.add_argument("--seed", metavar="INT", help="seed of a random sweep's draws (default: 0)")
+    return options
 
 
 def job(argv: Sequence[str]) -> int:
