@@ -82,7 +82,7 @@ def _begin(given: argparse.Namespace) -> int:
         raise ConfigError("wandb", mode, "must be one of online, offline, disabled")
     sweep = load(Path(given.file))
     if sweep.suggested and mode != "online":
-        raise sweep.fail(
+        raise sweep.error(
             "method", f"W&B decides which runs start or stop, so it needs --wandb=online, not {mode}"
         )
     check(mode, _line, together=True)
@@ -200,7 +200,7 @@ def _check_suggestions(sweep: Sweep, platform: str) -> None:
     for options, other in shapes[1:]:
         if other.shape != config.shape:
             name = next(name for name in options if options[name] != first[name])
-            raise sweep.fail(
+            raise sweep.error(
                 f"parameters.{name}",
                 "sets the program's shape, which must be the same for all of W&B's suggestions; give it a "
                 "single value, or run the sweep with `wandb sweep` and `wandb agent`",
