@@ -73,11 +73,13 @@ def job(argv: Sequence[str]) -> int:
         "render", __doc__, 0, "show this many episodes of the policy (default: one at each stage of training)"
     )
     parser.add_argument(
-        "--seconds", type=positive, default=20, help="length of an episode, at most (default: 20)"
+        "--seconds", type=positive, default=20, help="simulated time of an episode, at most (default: 20)"
     )
     parser.add_argument("--html", action="store_true", help="write an interactive page instead of a film")
     parser.add_argument(
-        "--out", metavar="FILE", help="file to write (default: film.mp4 or viewer.html in RUN)"
+        "--out",
+        metavar="FILE",
+        help="file to write; a film also gets a GIF (default: film.mp4 or viewer.html in RUN)",
     )
     args = parser.parse(argv)
     out = Path(args.out or Path(args.run) / ("viewer.html" if args.html else "film.mp4"))

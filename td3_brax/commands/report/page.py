@@ -16,6 +16,7 @@ from td3_brax.commands.report.stats import Curves, curves
 from td3_brax.commands.report.tables import Table
 from td3_brax.option import show
 from td3_brax.runs.files import write_whole
+from td3_brax.runs.formatting import counted
 
 FILE = "report.html"
 FOLDER = "report"
@@ -216,10 +217,11 @@ class Page:
                 "would begin their episodes together, which the paper's single environment can't do."
             )
         if trained < paper.STEPS or min(trials) < paper.SEEDS:
-            few = f"{min(trials)}" if min(trials) == max(trials) else f"{min(trials)} to {max(trials)}"
+            few, many = min(trials), max(trials)
+            seeds = counted(few, "seed") if few == many else f"{few} to {many} seeds"
             lines.append(
                 f"The paper trains for 1,000,000 steps with ten seeds; these runs train for at most "
-                f"{trained:,} steps, with {few}."
+                f"{trained:,} steps, with {seeds}."
             )
         if any(run.gymnasium for group, _ in groups for run in group.runs):
             lines.append(

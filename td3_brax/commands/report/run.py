@@ -20,7 +20,9 @@ def job(argv: Sequence[str]) -> int:
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="folder of a run or a sweep, or W&B's offline folder"
     )
-    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: RUN, or . for several)")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder to write to (default: RUN if it is one folder, else .)"
+    )
     parser.add_argument("--title", metavar="TEXT", default="Runs of td3-brax", help="title of the page")
     args = parser.parse(argv)
     out = Path(args.out or (args.runs[0] if len(args.runs) == 1 and Path(args.runs[0]).is_dir() else "."))
