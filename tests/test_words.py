@@ -117,7 +117,7 @@ def test_help_of_reproduce_gives_the_defaults_that_are_used(
     said = defaults(reproduce.main, capsys)
     asked, rest = options.parse([])
     plan = reproduce.Plan(asked.preset, asked.steps, asked.quick, "cpu", rest)
-    ant = next(part for part in reproduce.parts(asked, plan, tmp_path) if part.env == "Ant-v4")
+    ant = next(one for one in reproduce.experiments(asked, plan, tmp_path) if one.env == "Ant-v4")
     config = ant.jobs[0].config
     for name in set(FIELDS) & set(said) - {"preset", "out", "devices"}:
         assert said[name].split("; ")[0] == (show(getattr(config, name)) or "none"), name
