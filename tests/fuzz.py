@@ -18,7 +18,7 @@ import numpy as np
 
 from td3_brax.envs.physics.rigid.steps import Steps
 from td3_brax.envs.physics.rigid.unsupported import unsupported_features
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 
 STATES = 12
 """From which a step is compared."""
@@ -291,7 +291,7 @@ def value(rng: np.random.Generator, attribute: str) -> str:
 def compiled(root: Element) -> mujoco.MjModel | None:
     """The model, or nothing where MuJoCo does not take it."""
     try:
-        with quiet():
+        with suppress_warnings():
             model = mujoco.MjModel.from_xml_string(ElementTree.tostring(root, "unicode"))
     except (ValueError, mujoco.FatalError):
         return None
@@ -423,7 +423,7 @@ def drawn(seed: int) -> tuple[Element, list[str]]:
 # A step of both.
 
 
-@quiet()
+@suppress_warnings()
 def states(model: mujoco.MjModel, seed: int) -> tuple[np.ndarray, ...] | None:
     """qpos, qvel and controls [STATES, ...] that C MuJoCo passes through; None: it diverges."""
     rng, data, rows = np.random.default_rng(seed), mujoco.MjData(model), []
@@ -453,7 +453,7 @@ def states(model: mujoco.MjModel, seed: int) -> tuple[np.ndarray, ...] | None:
     return tuple(np.stack(x) for x in zip(*rows, strict=True))
 
 
-@quiet()
+@suppress_warnings()
 def in_c(
     model: mujoco.MjModel, frames: int, qpos: np.ndarray, qvel: np.ndarray, ctrl: np.ndarray
 ) -> np.ndarray:
@@ -478,7 +478,7 @@ def ours(
     )
     with jax.enable_x64(True), jax.disable_jit():
         inputs = (jnp.asarray(x) for x in (qpos, qvel, np.zeros_like(qvel), np.clip(ctrl, low, high)))
-        after, speed, *_ = Steps(model, *SOLVED).in_lanes(*inputs, frames=frames, early=True)
+        after, speed, *_ = Steps(model, *SOLVED).run_arrays(*inputs, frames=frames, stop_early=True)
     return np.concatenate([after, speed], axis=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -279,3 +280,30 @@ def test_an_own_task_is_found_in_the_working_directory_and_takes_arguments(
     monkeypatch.setattr(sys, "path", [*sys.path])
     explicit = parse_train(["--env=my_tasks:Longer", "--env_args", json.dumps({"dt": 0.1})])[0]
     assert make_task(Config(**explicit)).dt == 0.1
+
+
+def test_the_example_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands but for its size: the first evaluation passes for a good one, and both runs are short."""
+    fit, out = td3_brax.fit, tmp_path / "run"
+
+    def small(**options: Any) -> td3_brax.Result:
+        if "resume" in options:
+            assert options["total_env_steps"] == 256 + 100_000
+            return fit(**options | {"total_env_steps": 512})
+        assert options["env"] == "InvertedPendulum-v5"
+        enough = options["callback"]
+
+        def good(report: dict[str, Any]) -> bool:
+            assert not enough(report)
+            return bool(enough({name: value and 1000 for name, value in report.items()}))
+
+        return fit(**SMALL | options | {"eval_every": 256, "callback": good, "out": out})
+
+    monkeypatch.setattr(td3_brax, "fit", small)
+    runpy.run_module("td3_brax.examples.go_on", run_name="__main__")
+    said = capsys.readouterr().out
+    assert "good enough after 256 steps" in said
+    assert f"and then: {td3_brax.Result(out, 0).reports[-1]['eval/return_mean']}" in said
+    assert td3_brax.Result(out, 0).reports[-1]["env_steps"] == 512

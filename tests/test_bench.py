@@ -13,7 +13,7 @@ from toy import Toy
 
 from td3_brax.commands.bench import aot, counted, graphs, peers, run, timed
 from td3_brax.commands.bench.counts import compare, describe, module
-from td3_brax.commands.bench.graphs import compile_listed
+from td3_brax.commands.bench.graphs import compile_and_count
 from td3_brax.commands.bench.measure import product_flops, product_shapes
 from td3_brax.config import Config
 from td3_brax.runs.device import xla_flags
@@ -26,11 +26,11 @@ def three_times(body):
 
 
 def submissions(fn, **settings):
-    return compile_listed(fn, (X,), **settings)[1]
+    return compile_and_count(fn, (X,), **settings)[1]
 
 
 def counts(fn):
-    return describe(*compile_listed(fn, (X,)), 1 << 30)
+    return describe(*compile_and_count(fn, (X,)), 1 << 30)
 
 
 def chain(x):
@@ -79,7 +79,7 @@ def test_the_compilers_list_is_read_by_its_indents():
 
 
 def test_a_compiler_that_tells_no_list(monkeypatch):
-    monkeypatch.setattr(graphs, "LISTED", ())
+    monkeypatch.setattr(graphs, "THUNK_LISTS", ())
     assert submissions(chain) is None
     assert counts(chain)["host submissions"] is None
 
@@ -137,7 +137,7 @@ def test_what_is_planted_is_a_rise(planted, donated, named):
     rows = 4 * 256 * 512 // 2
 
     def of(program, donate_argnums):
-        return describe(*compile_listed(program, (ring, row), donate_argnums=donate_argnums), rows)
+        return describe(*compile_and_count(program, (ring, row), donate_argnums=donate_argnums), rows)
 
     before, now = of(write, (0,)), of(planted, donated)
     before["bytes not updated in place"] -= 4 * 512  # the row is given, and given back to nobody

@@ -30,7 +30,7 @@ from td3_brax.envs.physics.rigid.unsupported import unsupported_features
 from td3_brax.envs.tasks import gymnasium_models
 from td3_brax.envs.tasks.gymnasium import make
 from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask
-from td3_brax.envs.tasks.library import _primitives
+from td3_brax.envs.tasks.wrapper import _primitives
 from td3_brax.names import GYMNASIUM_TASKS
 from td3_brax.option import ConfigError
 from td3_brax.policy import save_policy
@@ -147,7 +147,7 @@ def test_a_step_has_no_loop_of_unknown_length(name: str) -> None:
 def test_the_ant_stands() -> None:
     """With too few contacts it would sink through the floor."""
     task = task_of("Ant-v5")
-    start, _ = task.start(jnp.asarray(task.model.qpos0, jnp.float32), jnp.zeros(task.model.nv))
+    start, _ = task.set_state(jnp.asarray(task.model.qpos0, jnp.float32), jnp.zeros(task.model.nv))
 
     def step(state: Any, _: None) -> Any:
         out = task.step(state, jnp.zeros(8))
@@ -174,7 +174,7 @@ def test_no_more_contacts_are_active_than_the_ant_has_room_for() -> None:
         return task.physics.forward(state, jnp.zeros(8)).active
 
     most = jax.jit(jax.vmap(active))(jnp.float32(at["qpos"]), jnp.float32(at["qvel"])).max()
-    assert 4 <= most <= task.physics.contacts.most
+    assert 4 <= most <= task.physics.contacts.max_active
 
 
 def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
@@ -184,7 +184,7 @@ def test_a_steep_capsules_contact_frame_is_mujocos_and_not_mjxs() -> None:
     states = visited("Ant-v5", STATES)["qpos"]
 
     def frames(qpos: jax.Array) -> Any:
-        m = task.physics.model
+        m = task.physics.mjx_model
         d = mjx.collision(m, mjx.kinematics(m, mjx.make_data(m).replace(qpos=qpos)))
         c = d._impl.contact
         return c.geom, c.pos, c.frame, task.physics.contacts.frames(d)

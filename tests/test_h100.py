@@ -22,7 +22,7 @@ from td3_brax.algorithm import loop as program
 from td3_brax.algorithm.state import Replay, TrainState
 from td3_brax.commands.bench import aot
 from td3_brax.commands.bench.counts import compare, counts_of
-from td3_brax.commands.bench.graphs import compile_listed
+from td3_brax.commands.bench.graphs import compile_and_count
 from td3_brax.envs.state import Transition
 from td3_brax.envs.tasks import gymnasium
 from td3_brax.envs.tasks.brax import BraxTask
@@ -63,7 +63,7 @@ def chunk() -> Chunk:
     config = resolve(OPTIONS, "gpu")
     loop = build.build(config, BraxTask("ant"))
     state = jax.eval_shape(lambda: build.start(loop, [config]))
-    compiled, submissions = compile_listed(loop.train_chunk, (state,), donate_argnums=0)
+    compiled, submissions = compile_and_count(loop.train_chunk, (state,), donate_argnums=0)
     return Chunk(loop, state, compiled, submissions, aot.count(compiled))
 
 

@@ -150,7 +150,7 @@ def test_where_one_breaks_all_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_models_are_on_a_device_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this holds without ``mjx._on_own_device``, that can go."""
+    """When this passes without ``patched._patch_mjx_device``, that patch can be removed."""
     own = jax.devices()[3:]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "local_devices", lambda: own)

@@ -384,7 +384,7 @@ def test_a_sweep_that_is_deleted_ends(tmp_path: Path) -> None:
 def test_a_client_that_cant_be_asked(tmp_path: Path) -> None:
     assert agents.missing() == ""
     path = write(tmp_path, {"gamma": {"min": 0.9, "max": 0.99}}, method="bayes")
-    code = QUICK.replace("agents.HEARTBEAT_S = 0.2", "agents.USED['_agent_heartbeat'] = ['other']")
+    code = QUICK.replace("agents.HEARTBEAT_S = 0.2", "agents.WANDB_FUNCTIONS['_agent_heartbeat'] = ['other']")
     with StandIn() as server, pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[__name__], "QUICK", code)
         printed = finish(start(tmp_path, server, str(path)), code=1)

@@ -23,7 +23,7 @@ from said import names
 from td3_brax.algorithm.evaluate import greedy_returns
 from td3_brax.commands.render import run, viewer
 from td3_brax.commands.render.episodes import Episode, play
-from td3_brax.commands.render.scene import look, poses, rotation, shown
+from td3_brax.commands.render.scene import make_scene, poses, rotation, shown_steps
 from td3_brax.config import Config
 from td3_brax.envs.registry import make_task
 from td3_brax.policy import Policy, save_policy
@@ -97,7 +97,7 @@ def test_positions_are_the_observations_own() -> None:
 )
 def test_each_task_is_seen_from_its_side(env: str, flat: bool, above: bool, ground: float | None) -> None:
     model = make_task(Config(env=env)).model
-    scene = look(model)
+    scene = make_scene(model)
     assert (scene.flat, scene.above) == (flat, above)
     assert scene.shapes
     assert 0.1 < scene.size < 5
@@ -145,13 +145,13 @@ DRAW = """
 import sys
 from td3_brax.commands.render import run
 import os
-os.environ["MUJOCO_GL"] = run.graphics()
+os.environ["MUJOCO_GL"] = run.drawing_backend()
 import dataclasses, mujoco, numpy as np
 from td3_brax.commands.render import film
-from td3_brax.commands.render.scene import look, poses
+from td3_brax.commands.render.scene import make_scene, poses
 for text in sys.argv[1:]:
     model = mujoco.MjModel.from_xml_string(text)
-    scene = look(model)
+    scene = make_scene(model)
     at = poses(model, scene, model.qpos0[None])
     seen = []
     for some in (scene, dataclasses.replace(scene, shapes=())):
@@ -170,7 +170,7 @@ def robot(name: str) -> mujoco.MjModel:
 @pytest.mark.parametrize("name", ROBOTS)
 def test_any_robot_has_a_page(name: str, tmp_path: Path) -> None:
     model = robot(name)
-    scene = look(model)
+    scene = make_scene(model)
     kinds = [shape.kind for shape in scene.shapes]
     assert kinds == ROBOTS[name][2]
     viewer.write(model, scene, [Episode("", model.qpos0[None], np.ones(1))], 0.05, tmp_path / "v.html")
@@ -186,7 +186,7 @@ def test_any_robot_has_a_page(name: str, tmp_path: Path) -> None:
 
 
 def test_a_film_shows_any_robot() -> None:
-    if not run.graphics():
+    if not run.drawing_backend():
         pytest.skip("neither EGL nor OSMesa is there to draw with")
     texts = [ROBOT.replace("FIRST", first).replace("SECOND", second) for first, second, _ in ROBOTS.values()]
     done = subprocess.run([sys.executable, "-c", DRAW, *texts], capture_output=True, text=True)
@@ -201,8 +201,8 @@ def test_a_films_surfaces_are_where_the_robots_are(name: str) -> None:
     """MuJoCo's compiler moves the vertices of a mesh."""
     from td3_brax.commands.render import film
 
-    scene = look(robot(name))
-    staged = film.stage(scene)
+    scene = make_scene(robot(name))
+    staged = film.make_stage(scene)
     for i, own in enumerate(scene.surfaces):
         first = staged.mesh_vertadr[i]
         vertices = staged.mesh_vert[first : first + staged.mesh_vertnum[i]]
@@ -216,11 +216,11 @@ def test_speed_is_said_of_what_travels() -> None:
 
     names = {"Ant-v5": True, "HalfCheetah-v5": True, "InvertedPendulum-v5": True, "Reacher-v5": False}
     for env, travels in names.items():
-        assert look(make_task(Config(env=env)).model).travels == travels
-    assert not look(robot("hidden")).travels
+        assert make_scene(make_task(Config(env=env)).model).travels == travels
+    assert not make_scene(robot("hidden")).travels
     steps = np.array([0, 2, 4, 5])
-    assert film.along(3.0 * steps, steps, 3, 0.5) == pytest.approx(6)
-    assert film.along(3.0 * steps, steps, 0, 0.5) == 0
+    assert film.mean_speed(3.0 * steps, steps, 3, 0.5) == pytest.approx(6)
+    assert film.mean_speed(3.0 * steps, steps, 0, 0.5) == 0
 
 
 def test_only_what_ended_is_called_so() -> None:
@@ -230,9 +230,9 @@ def test_only_what_ended_is_called_so() -> None:
         config = dataclasses.replace(POLE, time_limit=limit)
         (episode,) = play(config, [trained], [""], seconds, 0)[1]
         assert episode.ended == ended
-    assert list(shown(6, 2)) == [0, 2, 4, 5]
-    assert list(shown(5, 2)) == [0, 2, 4]
-    assert list(shown(1, 2)) == [0]
+    assert list(shown_steps(6, 2)) == [0, 2, 4, 5]
+    assert list(shown_steps(5, 2)) == [0, 2, 4]
+    assert list(shown_steps(1, 2)) == [0]
 
 
 class Script(html.parser.HTMLParser):
@@ -259,7 +259,7 @@ def unpacked(text: str, *shape: int) -> np.ndarray:
 
 def test_the_page_holds_the_episode(tmp_path: Path) -> None:
     model = make_task(Config(env="Ant-v5")).model
-    scene = look(model)
+    scene = make_scene(model)
     rng = np.random.default_rng(0)
     qpos = np.tile(model.qpos0, (9, 1)) + rng.normal(size=(9, model.nq)) * 0.2
     label = "</script><b>&"
@@ -307,7 +307,7 @@ def rendered(*argv: str, **env: str) -> Any:
 
 
 def test_a_film_or_one_line_that_says_what_is_missing(pole: Path) -> None:
-    drawn = run.graphics()
+    drawn = run.drawing_backend()
     done = rendered(str(pole), "--seconds=1")
     if not drawn:
         assert done.returncode == 2

@@ -138,7 +138,7 @@ def test_stopped_three_times_it_makes_the_same_page(whole: tuple[Path, str], tmp
                 time.sleep(0.01)
         process.send_signal(number)
         printed = finish(process, code)
-        assert code == -9 or printed.splitlines()[-1] == "stopped; the same command goes on"
+        assert code == -9 or printed.splitlines()[-1] == "stopped; run the same command again to continue"
     finish(command(out, "--algos=td3,our-ddpg"))
     for name in ("curves", "evaluations", "best", "last"):
         ours, theirs = (rows(place / "report" / f"{name}.csv") for place in (out, whole[0]))
@@ -233,5 +233,6 @@ def test_episodes_of_many_environments_begin_as_evenly_as_of_one(
     options: dict[str, Any], spread: bool, tmp_path: Path
 ) -> None:
     plan = run.Plan("paper", 1000, False, "cpu", options)
-    (part,) = run.parts(options.Asked(["Hopper-v4"], ["td3"], 1, 1000), plan, tmp_path)
-    assert part.jobs[0].config.spread_phases == spread
+    request = run.Request(["Hopper-v4"], ["td3"], 1, 1000)
+    (experiment,) = run.experiments(request, plan, tmp_path)
+    assert experiment.jobs[0].config.spread_phases == spread

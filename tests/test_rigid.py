@@ -17,7 +17,7 @@ from td3_brax.envs.physics.mjx.dynamics import State
 from td3_brax.envs.physics.mjx.patched import mjx, precise
 from td3_brax.envs.physics.rigid.physics import ITERATIONS, LINE_SEARCH, RigidPhysics
 from td3_brax.envs.physics.rigid.steps import BLOCK, Steps
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.envs.tasks import gymnasium
 from td3_brax.envs.tasks.brax import BraxTask, model_of
 from td3_brax.names import GYMNASIUM_TASKS
@@ -102,7 +102,7 @@ TWINS = """
 """
 
 
-@quiet()  # or MuJoCo would leave a log of those that fly apart
+@suppress_warnings()  # or MuJoCo would leave a log of those that fly apart
 def wandered(model: mujoco.MjModel, count: int, seed: int = 0) -> tuple[np.ndarray, ...]:
     """States that C MuJoCo passes through under held random controls, some kicked; controls for them."""
     rng, data, rows = np.random.default_rng(seed), mujoco.MjData(model), []
@@ -207,8 +207,8 @@ def test_a_kernels_steps_are_the_same(name: str) -> None:
     assert (max(link.lanes for link in steps.dynamics.tree.links) > 1) == (name == "twins")
     with jax.enable_x64(True):
         states = tuple(jnp.asarray(x, jnp.float64) for x in wandered(model, 40))
-        wanted = jax.jit(partial(steps.in_lanes, frames=2))(*states)
-        got = jax.jit(partial(steps.in_threads, frames=2, interpret=True))(*states)
+        wanted = jax.jit(partial(steps.run_arrays, frames=2))(*states)
+        got = jax.jit(partial(steps.run_kernel, frames=2, interpret=True))(*states)
     for mine, theirs in zip(got, wanted, strict=True):
         assert mine.shape == theirs.shape
         assert np.isfinite(mine).all()
@@ -221,7 +221,7 @@ def test_a_robot_moves_as_alone_however_many_there_are() -> None:
     with jax.enable_x64(True):
         states = tuple(jnp.asarray(x, jnp.float64) for x in wandered(steps.model, 2 * BLOCK))
         many = jax.jit(partial(steps, 2))(*states)
-        to_the_end = jax.jit(partial(steps.in_lanes, frames=2))(*states)
+        to_the_end = jax.jit(partial(steps.run_arrays, frames=2))(*states)
         few = jax.jit(partial(steps, 2))(*(x[BLOCK - 2 : BLOCK + 1] for x in states))
     for mine, theirs, alone in zip(many, to_the_end, few, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-7, atol=1e-7)
@@ -231,7 +231,7 @@ def test_a_robot_moves_as_alone_however_many_there_are() -> None:
 def test_a_program_on_a_cpu_repeats_little() -> None:
     """XLA would otherwise make a hundred times the instructions, and take minutes."""
     physics = RigidPhysics(robot("ant"))
-    states = wandered(physics.host, 8)
+    states = wandered(physics.mj_model, 8)
 
     def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, ctrl: jax.Array) -> Any:
         return physics.step(State(qpos=qpos, qvel=qvel, qacc=qacc), None, ctrl, lambda seen: (), 5)[0]
@@ -245,12 +245,12 @@ def test_a_program_on_a_cpu_repeats_little() -> None:
     ("old", "new", "name"),
     [
         ('<joint type="hinge" axis="1 1 0"', '<joint type="ball" limited="false"', "ball joints"),
-        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="1 1 1"', "shapes that touch"),
+        ('<geom type="sphere" size="0.07"', '<geom type="ellipsoid" size="1 1 1"', "colliding geoms other"),
         ("<option ", '<option density="1.2" ', "a fluid"),
         ("<option ", '<option cone="elliptic" ', "elliptic friction cones"),
-        ("<option ", '<option integrator="implicitfast" ', "another integrator"),
-        ("<motor ", '<position kp="3" ', "actuators other than plain motors"),
-        ('condim="1"', 'condim="6"', "contacts that turn or roll"),
+        ("<option ", '<option integrator="implicitfast" ', "an integrator other"),
+        ("<motor ", '<position kp="3" ', "actuators other than motors"),
+        ('condim="1"', 'condim="6"', "torsional or rolling friction"),
     ],
 )
 def test_what_a_model_lacks_is_named(old: str, new: str, name: str) -> None:

@@ -25,6 +25,7 @@ import jax
 import numpy as np
 import pytest
 from said import names
+from test_site import TRAIN, rows
 
 from td3_brax import load_policy, train
 from td3_brax.algorithm.evaluate import greedy_returns
@@ -167,6 +168,7 @@ def test_a_run_writes_its_files(first: Run) -> None:
     assert first.code == 0
     names = {path.name for path in first.out.iterdir()}
     assert names == {*POLICIES} | {"about.json", "config.json", "metrics.jsonl", "curve.png", "checkpoints"}
+    assert names == {cells[0].strip("`/") for cells in rows(TRAIN, "| file | what it holds |")}
     picture = (first.out / "curve.png").read_bytes()
     assert picture[:8] == b"\x89PNG\r\n\x1a\n"
     assert picture[-8:-4] == b"IEND"
@@ -188,6 +190,10 @@ def test_the_reports_are_complete_and_true(first: Run) -> None:
         assert report["time/env_steps_per_s"] > 0
         assert report["env/quarantined"] == 0
         assert 0 < report["time/compile_s"] < report["wall_s"]
+    told = {
+        name for cells in rows(TRAIN, "| metric | meaning |") for name in re.findall(r"`(.+?)`", cells[0])
+    }
+    assert told == set().union(*reports)
     wall = [r["wall_s"] for r in reports]
     assert wall == sorted(wall)
 

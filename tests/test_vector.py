@@ -107,5 +107,5 @@ def test_spread_phases_truncate_at_different_steps():
 
 def test_wrong_action_shape_is_refused_while_tracing():
     env = VectorEnv(Toy(), 4, 10)
-    with pytest.raises(ValueError, match=r"action \(3, 1\)"):
+    with pytest.raises(ValueError, match=r"action has shape \(3, 1\)"):
         jax.eval_shape(env.step, env.init(jax.random.key(0)), jnp.zeros((3, 1)))

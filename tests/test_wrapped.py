@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from td3_brax.envs.tasks.library import WrappedTask
-from td3_brax.envs.tasks.playground import PlaygroundTask, own_observation
+from td3_brax.envs.tasks.playground import PlaygroundTask, robot_observation
+from td3_brax.envs.tasks.wrapper import WrappedTask
 from td3_brax.option import ConfigError
 
 
@@ -51,7 +51,7 @@ class Walk:
 
 def test_a_named_observation_is_the_robots_own_and_only_what_is_read_is_kept() -> None:
     model = mujoco.MjModel.from_xml_string("<mujoco/>")
-    task = WrappedTask("walk", Walk(), model, lambda state: state.place, own_observation)
+    task = WrappedTask("walk", Walk(), model, lambda state: state.place, robot_observation)
     assert task.dt == 0.5
     assert (task.obs_size, task.action_size, task.open_loops) == (1, 1, False)
     state, obs = task.reset(jax.random.key(0))
@@ -69,7 +69,7 @@ def test_a_named_observation_is_the_robots_own_and_only_what_is_read_is_kept() -
 
 def test_the_library_is_traced_once_however_many_programs_step() -> None:
     walk, model = Walk(), mujoco.MjModel.from_xml_string("<mujoco/>")
-    task = WrappedTask("walk", walk, model, lambda state: state.place, own_observation)
+    task = WrappedTask("walk", walk, model, lambda state: state.place, robot_observation)
     states, _ = jax.eval_shape(jax.vmap(task.reset), jax.random.split(jax.random.key(0), 4))
     for _ in range(3):
         text = jax.jit(jax.vmap(task.step)).lower(states, jnp.ones((4, 1))).as_text()
@@ -78,7 +78,7 @@ def test_the_library_is_traced_once_however_many_programs_step() -> None:
 
 
 def test_an_observation_without_a_name_is_taken_whole() -> None:
-    assert own_observation(jnp.arange(3)).shape == (3,)
+    assert robot_observation(jnp.arange(3)).shape == (3,)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.envs.tasks.gymnasium import make
 from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask
 from td3_brax.policy import load_policy
@@ -22,7 +22,7 @@ POLICIES = Path(__file__).parent / "policies"
 
 @functools.cache
 def real(name: str, **args: Any) -> Any:
-    with quiet():
+    with suppress_warnings():
         env = gymnasium.make(name, **args).unwrapped
     env.reset(seed=0)
     return env
@@ -72,7 +72,7 @@ def ours_from(task: GymnasiumTask, at: dict[str, np.ndarray]) -> Any:
     """A step of ours from the same states, started as set_state does."""
 
     def step(qpos: jax.Array, qvel: jax.Array, qacc: jax.Array, action: jax.Array) -> Any:
-        state, _ = task.start(qpos, qvel)
+        state, _ = task.set_state(qpos, qvel)
         return task.step(state.replace(physics=state.physics.replace(qacc=qacc)), action)
 
     inputs = [jnp.asarray(at[key], jnp.float32) for key in ("qpos", "qvel", "qacc", "action")]

@@ -1,1 +1,1 @@
-"""The commands of the command line, one module or package for each."""
+"""The subcommands of ``td3-brax``: one module or package for each."""

@@ -1,4 +1,4 @@
-"""``td3-brax eval RUN``: score a saved policy greedily over many episodes on the device."""
+"""``td3-brax eval RUN``: score a saved policy over many greedy episodes on the device."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from td3_brax.runs.formatting import counted, number
 
 
 def load(run: str, which: str) -> tuple[Config, Policy]:
-    """The options and the policy of the run in folder ``run``.
+    """Load the options and the policy (``best`` or ``last``) from the run's folder.
 
     Raises:
         ConfigError: the options can't be read.
-        PolicyError: the policy can't, or is another task's.
+        PolicyError: the policy can't be read, or it was trained on another task.
     """
     config = resolve(load_config(f"{run}/config.json"), "cpu")
     policy = load_policy(run, which)
     if policy.env != config.env:
-        raise PolicyError(f"{run}: its policy is for {policy.env}, its config.json says {config.env}")
+        raise PolicyError(f"{run}: the policy was trained on {policy.env}, but config.json says {config.env}")
     return config, policy
 
 
-def on_device(
+def score_on_device(
     run: str, config: Config, policy: Policy, episodes: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns and lengths of the ``policy`` of ``run`` on its task, as training has it.
+    """Play greedy episodes on the task as training simulates it; return their returns and lengths.
 
-    They are of ``episodes``, less those in which something broke.
+    Episodes in which physics or rewards broke are left out of both arrays.
 
     Raises:
-        PolicyError: its sizes are not the task's, or something broke in all.
+        PolicyError: the policy's sizes do not fit the task, or every episode broke.
     """
     prepare_jax(config.deterministic, config.devices)
     import jax
@@ -51,7 +51,7 @@ def on_device(
 
     task = make_task(config)
     if (task.obs_size,) != policy.obs_mean.shape or (task.action_size,) != policy.action_low.shape:
-        raise PolicyError(f"{run}: its policy's sizes are not those of {config.env}")
+        raise PolicyError(f"{run}: the policy's observation and action sizes do not fit {config.env}")
 
     def play(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         scores = greedy_returns(task, lambda obs: policy.forward(obs, jnp), keys, config.time_limit)
@@ -62,14 +62,17 @@ def on_device(
     score = shards.jit(play, devices, (shards.SPLIT,), shards.SPLIT)
     returns, lengths, broken = (x[:episodes] for x in jax.device_get(score(keys)))
     if broken.all():
-        raise PolicyError(f"{run}: none of {episodes} episodes is whole: physics or rewards broke in each")
+        raise PolicyError(f"{run}: all {episodes} episodes broke (physics or rewards), so there is no score")
     if broken.any():
-        print(f"warning: {broken.sum()} of {episodes} episodes broke (physics or rewards) and are left out")
+        print(f"warning: {broken.sum()} of {episodes} episodes broke (physics or rewards) and do not count")
     return returns[~broken], lengths[~broken]
 
 
 def summary(returns: np.ndarray, lengths: np.ndarray) -> str:
-    """Mean, deviation and a 95% interval of returns [episodes]."""
+    """Format the mean, standard deviation and 95% interval of the returns, and the mean length.
+
+    Both arrays have shape [episodes].
+    """
     values = float(returns.mean()), deviation(returns), *interval(returns)
     mean, std, low, high = (number(value, values, least=1) for value in values)
     return (
@@ -79,33 +82,37 @@ def summary(returns: np.ndarray, lengths: np.ndarray) -> str:
 
 
 def deviation(returns: np.ndarray) -> float:
-    """Of a sample [episodes]; 0 for a single one."""
+    """Return the sample's standard deviation [episodes]; 0 for a single episode."""
     return float(returns.std(ddof=1)) if len(returns) > 1 else 0.0
 
 
 def interval(returns: np.ndarray) -> tuple[float, float]:
-    """95% interval of the mean of returns [episodes], by the normal distribution."""
+    """Return the 95% confidence interval of the mean return [episodes], by the normal approximation."""
     half = 1.96 * deviation(returns) / len(returns) ** 0.5
     return float(returns.mean()) - half, float(returns.mean()) + half
 
 
-def run_parser(command: str, description: str | None, episodes: int, of_what: str = "") -> Parser:
-    """The options that commands about a saved policy share."""
+def run_parser(command: str, description: str | None, episodes: int, episodes_help: str = "") -> Parser:
+    """Make a parser with the options that commands about a saved policy share."""
     parser = Parser(prog=f"td3-brax {command}", description=description)
-    parser.add_argument("run", help="a run's folder")
+    parser.add_argument("run", help="folder of the run")
     parser.add_argument(
         "--episodes",
-        type=above_zero,
+        type=positive,
         default=episodes,
-        help=of_what or f"episodes to play (default: {episodes})",
+        help=episodes_help or f"episodes to play (default: {episodes})",
     )
-    parser.add_argument("--seed", type=whole_number, default=0, help="of the initial states (default: 0)")
-    parser.add_argument("--which", choices=("best", "last"), default="best", help="policy (default: best)")
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, help="seed of the initial states (default: 0)"
+    )
+    parser.add_argument(
+        "--which", choices=("best", "last"), default="best", help="which saved policy (default: best)"
+    )
     return parser
 
 
-def above_zero(text: str) -> int:
-    """A number of episodes or processes."""
+def positive(text: str) -> int:
+    """Parse a whole number above 0."""
     value = whole_number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be above 0, not {text}")
@@ -113,24 +120,24 @@ def above_zero(text: str) -> int:
 
 
 def job(argv: Sequence[str]) -> int:
-    """Print mean, deviation and a 95% interval of the return; returns the exit code."""
+    """Print the mean, standard deviation and 95% interval of the return; return the exit code."""
     args = run_parser("eval", __doc__, 128).parse(argv)
     try:
         config, policy = load(args.run, args.which)
-        returns, lengths = on_device(args.run, config, policy, args.episodes, args.seed)
+        returns, lengths = score_on_device(args.run, config, policy, args.episodes, args.seed)
     except PolicyError as error:
         return fail(error)
-    print(f"{named(config)}, {args.which} policy of {args.run}: {summary(returns, lengths)}")
+    print(f"{task_name(config)}, {args.which} policy of {args.run}: {summary(returns, lengths)}")
     return 0
 
 
-def named(config: Config) -> str:
-    """The task, and for brax's its backend."""
+def task_name(config: Config) -> str:
+    """Return the task's name, with the physics backend for brax's tasks."""
     return f"{config.env} ({config.backend})" if config.env in BRAX_TASKS else config.env
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(job, argv)
 
 

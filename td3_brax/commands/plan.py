@@ -1,4 +1,4 @@
-"""``td3-brax plan``: what a run would hold on each device, before anything is allocated."""
+"""``td3-brax plan``: predict the memory a run needs on each device, without allocating it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ GPUS = {
     "h200": 141,
     "b200": 180,
 }
-"""GB of memory."""
-SHARE = 0.75
-"""What JAX takes of a GPU's memory unless ``XLA_PYTHON_CLIENT_MEM_FRACTION`` says otherwise."""
+"""GB of memory by the name of the GPU."""
+JAX_SHARE = 0.75
+"""Share of a GPU's memory that JAX takes, unless ``XLA_PYTHON_CLIENT_MEM_FRACTION`` is set."""
 
 
 def job(argv: Sequence[str]) -> int:
-    """Print the table; returns the exit code: 0 where the run fits, 1 where it does not."""
-    parser = train_parser("plan", "Say what a run would hold on each device, before anything is allocated.")
-    parser.add_argument("--gpu", metavar="NAME", help=f"for this GPU, present or not [{', '.join(GPUS)}]")
+    """Print the table; return the exit code: 0 if the run fits, 1 if it does not."""
+    parser = train_parser("plan", "Predict the memory a run needs on each device, without allocating it.")
+    parser.add_argument(
+        "--gpu", metavar="NAME", help=f"plan for this GPU, which need not be here [{', '.join(GPUS)}]"
+    )
     explicit, others = parse_options(parser, argv)
     gpu = others.get("gpu")
     if gpu is not None and gpu not in GPUS:
@@ -50,7 +52,7 @@ def job(argv: Sequence[str]) -> int:
     shapes = jax.eval_shape(build.jit_init(program, config))
     device, layout = jax.devices()[0], shards.split(config.devices)
     share = memory.sharing(config.devices, device) if gpu is None else 1
-    there = memory.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * memory.GB)
+    available = memory.device_bytes(device) if gpu is None else int(GPUS[gpu] * JAX_SHARE * memory.GB)
     compiled_for = device.device_kind
     if gpu is None or config.devices > 1:
         workspace = memory.workspace_bytes(build.jit_chunk(program).lower(shapes).compile())
@@ -59,36 +61,36 @@ def job(argv: Sequence[str]) -> int:
             compiled = aot.compile_for(program.train_chunk, (shapes,), donate_argnums=(0,))
             workspace, compiled_for = memory.workspace_bytes(compiled), "h100"
         except aot.AotError as error:
-            print(f"note: {error}; the workspace is that of a compile for {device.device_kind}")
+            print(f"note: {error}; the workspace is estimated by compiling for {device.device_kind} instead")
             workspace = memory.workspace_bytes(build.jit_chunk(program).lower(shapes).compile())
-    plan_of = memory.make_plan(shapes, workspace, layout)
+    sizes = memory.make_plan(shapes, workspace, layout)
 
     name = gpu or device.device_kind
-    many = counted(config.num_envs, "environment")
-    print(f"{config.env} ({config.preset}) in {many}, on {config.devices} x {name}:")
+    envs = counted(config.num_envs, "environment")
+    print(f"{config.env} ({config.preset}) in {envs}, on {config.devices} x {name}; memory of each device:")
     rows = f"{config.capacity:,} transitions"
-    notes = {"replay": rows, "workspace": f"of the chunk, compiled for {compiled_for}"}
-    for part, size in plan_of.items():
+    notes = {"replay": rows, "workspace": f"of a chunk, compiled for {compiled_for}"}
+    for part, size in sizes.items():
         print(f"  {part:<14}{size / memory.GB:9.3f} GB  {notes.get(part, '')}".rstrip())
-    needed = sum(plan_of.values())
-    print(f"  {'on each':<14}{needed / memory.GB:9.3f} GB")
-    if there is None:
-        print("how much is there can't be told")
+    needed = sum(sizes.values())
+    print(f"  {'needed':<14}{needed / memory.GB:9.3f} GB")
+    if available is None:
+        print("the device does not report how much memory it has")
         return 0
-    fits = needed * share <= there
-    shared = f", shared by {share}" if share > 1 else ""
-    print(f"  {'there':<14}{there / memory.GB:9.3f} GB{shared}: {'fits' if fits else 'does not fit'}")
-    most = memory.largest_replay(shapes, there / share - (needed - plan_of["replay"]), layout)
+    fits = needed * share <= available
+    shared = f", shared by {share} devices" if share > 1 else ""
+    print(f"  {'available':<14}{available / memory.GB:9.3f} GB{shared}: {'fits' if fits else 'does not fit'}")
+    most = memory.largest_replay(shapes, available / share - (needed - sizes["replay"]), layout)
     print(
         f"the largest replay that fits: --replay_capacity={most:d}"
         if most > 0
-        else "no replay fits: lower --num_envs, --batch_size or --hidden_sizes"
+        else "no replay fits; lower --num_envs, --batch_size or --hidden_sizes"
     )
     return 0 if fits else 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(job, argv)
 
 

@@ -1,1 +1,1 @@
-"""Tasks, their physics, and environments that step together. Nothing here knows about learning."""
+"""Tasks, their physics, and vectorised environments. Nothing here knows about learning."""

@@ -1,4 +1,4 @@
-"""A task by its name."""
+"""Make a task from its name."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from td3_brax.user_code import import_object
 
 
 def make_task(config: Config) -> Task:
-    """The task that ``config`` names; only its own kind is imported.
+    """Return the task that ``config`` names. Only the library that the task needs is imported.
 
     Raises:
-        ConfigError: arguments that it does not take, a kind that is not installed, or what is no task.
+        ConfigError: the task does not take these arguments, its library is not installed, or the object
+            is not a task.
     """
     args = json.loads(config.env_args or "{}")
     if config.env in GYMNASIUM_TASKS:
@@ -33,16 +34,16 @@ def make_task(config: Config) -> Task:
 
         return PlaygroundTask(config.env.removeprefix(PLAYGROUND), args)
     if config.env not in BRAX_TASKS:
-        return _own(config.env, args)
+        return _user_task(config.env, args)
     from td3_brax.envs.tasks.brax import BraxTask
 
     return BraxTask(config.env, config.backend, config.physics)
 
 
-def _own(name: str, args: Mapping[str, Any]) -> Task:
-    """What ``MODULE:NAME`` makes of ``args``."""
+def _user_task(name: str, args: Mapping[str, Any]) -> Task:
+    """Call the user's ``MODULE:NAME`` with ``args``, and check that it returns a task."""
     make = import_object("env", name)
-    if "mujoco.mjx" in sys.modules:  # what it imported itself is to be as ours is, too
+    if "mujoco.mjx" in sys.modules:  # the module may have imported MJX without our patches
         importlib.import_module("td3_brax.envs.physics.mjx.patched")
     try:
         inspect.signature(make).bind(**args)

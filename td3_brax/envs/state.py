@@ -1,4 +1,4 @@
-"""The pytrees of environments. Shapes: N environments, A action, O obs."""
+"""Pytrees of the environments. Shapes: N environments, A action size, O observation size."""
 
 from __future__ import annotations
 
@@ -10,61 +10,61 @@ import jax
 
 @flax.struct.dataclass
 class Transition:
-    """One step of an environment; any leading axes."""
+    """One environment step, with any leading axes."""
 
     obs: jax.Array
-    """[..., O] what the action was chosen from (not normalised)."""
+    """[..., O] The observation that the action was chosen from, not normalised."""
     action: jax.Array
-    """[..., A] in [-1, 1]."""
+    """[..., A] The action, in [-1, 1]."""
     reward: jax.Array
-    """[...] of the step."""
+    """[...] The reward of the step."""
     next_obs: jax.Array
-    """[..., O] what the step led to: the episode's true last observation, never the one after a reset."""
+    """[..., O] The observation after the step: the true last one of an episode, never that of a reset."""
     terminated: jax.Array
-    """[...] 1.0 where the task ended the episode: no value follows."""
+    """[...] 1.0 if the task ended the episode: the target does not bootstrap."""
     truncated: jax.Array
-    """[...] 1.0 where the time limit cut the episode: its value goes on."""
+    """[...] 1.0 if the time limit ended the episode: the target still bootstraps."""
     valid: jax.Array
-    """[...] 0.0 for a row that holds no experience (broken physics, waiting for a reset): all zeros."""
+    """[...] 0.0 for a row without experience (quarantined or waiting environment), which is all zeros."""
 
 
 @flax.struct.dataclass
 class EnvState:
-    """N environments of one member, and a fresh initial state for each to go on from."""
+    """N environments of one member, each with one fresh initial state in reserve."""
 
     task: Any
-    """Task states, leaves [N, ...]."""
+    """States of the task, leaves [N, ...]."""
     obs: jax.Array
-    """[N, O] what the policy sees next."""
+    """[N, O] The observations that the policy acts on next."""
     steps: jax.Array
-    """[N] int32, steps of the present episode."""
+    """[N] int32. Environment steps taken in the current episode."""
     limit: jax.Array
-    """[N] int32, the step at which it is truncated."""
+    """[N] int32. The step at which the current episode is truncated."""
     episode_return: jax.Array
-    """[N] summed reward of the present episode."""
+    """[N] Sum of rewards in the current episode."""
     waiting: jax.Array
-    """[N] bool, ended, without a fresh state to go on from until the next refill."""
+    """[N] bool. The episode has ended and no fresh state is left: waiting for the next refill."""
     fresh_task: Any
-    """Drawn initial states, leaves [N, ...], each used at most once."""
+    """Fresh initial states, leaves [N, ...]. Each is used at most once."""
     fresh_obs: jax.Array
-    """[N, O] their observations."""
+    """[N, O] The observations of the fresh states."""
     fresh: jax.Array
-    """[N] bool, not used yet."""
+    """[N] bool. Whether the fresh state is still unused."""
 
 
 @flax.struct.dataclass
 class EpisodeStats:
-    """Sums over the environments of a vector step, or over more of them."""
+    """Sums over the environments of one or more vector steps."""
 
     episodes: jax.Array
-    """[] int32, episodes that ended by termination or truncation."""
+    """[] int32. Episodes that ended by termination or truncation."""
     return_sum: jax.Array
-    """[] their summed returns."""
+    """[] Sum of the returns of these episodes."""
     length_sum: jax.Array
-    """[] int32, their summed lengths."""
+    """[] int32. Sum of the lengths of these episodes."""
     terminated: jax.Array
-    """[] int32, how many of them terminated."""
+    """[] int32. Number of these episodes that ended by termination."""
     quarantined: jax.Array
-    """[] int32, environments whose physics became non-finite."""
+    """[] int32. Environments that were quarantined because their physics became non-finite."""
     waited: jax.Array
-    """[] int32, environment steps lost to waiting for a fresh state."""
+    """[] int32. Environment steps lost while waiting for a fresh state."""

@@ -1,4 +1,4 @@
-"""Without the notices that Gymnasium, brax and MuJoCo print."""
+"""Context managers that suppress the notices of Gymnasium, brax and MuJoCo."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import mujoco
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without warnings of deprecation, and without MuJoCo's log file in the user's folder."""
+def suppress_warnings() -> Iterator[None]:
+    """Suppress Python warnings, and keep MuJoCo from writing a log file in the working directory."""
     before = mujoco.get_mju_user_warning()
     mujoco.set_mju_user_warning(lambda _: None)
     try:
@@ -24,7 +24,11 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[None]:
-    """Without anything that is printed either, such as the news that an optional part is not installed."""
-    with quiet(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+def suppress_output() -> Iterator[None]:
+    """Suppress warnings and all printed output, such as notes about missing optional packages."""
+    with (
+        suppress_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         yield

@@ -1,4 +1,4 @@
-"""The protocol that one task follows."""
+"""The protocol that every task follows."""
 
 from __future__ import annotations
 
@@ -12,43 +12,46 @@ import numpy as np
 
 @flax.struct.dataclass
 class Step:
-    """What one step of one environment gives."""
+    """The result of one environment step."""
 
     state: Any
-    """The task's state after the step: a pytree, as small as the next step allows."""
+    """The task's state after the step: a pytree that holds only what the next step needs."""
     obs: jax.Array
-    """[O] float32."""
+    """[O] float32. The observation after the step."""
     reward: jax.Array
-    """[] float32."""
+    """[] float32. The reward of the step."""
     terminated: jax.Array
-    """[] bool: the task itself ended the episode. Time limits are not the task's business."""
+    """[] bool. Whether the task itself ended the episode. Time limits are handled by ``VectorEnv``."""
 
 
 class Task(Protocol):
-    """One environment, as pure functions that can be jitted and vmapped."""
+    """One environment as pure functions that JAX can jit and vmap."""
 
     name: str
     obs_size: int
     action_size: int
     action_low: np.ndarray
-    """[A] finite, the task's own units, for a saved policy's ``predict``; inside, actions are in [-1, 1]."""
+    """[A] Finite lower limits in the task's units, used by a saved policy's ``predict``.
+
+    Everywhere else, actions are in [-1, 1].
+    """
     action_high: np.ndarray
-    """[A] above ``action_low``."""
+    """[A] Finite upper limits, above ``action_low``."""
     open_loops: bool
-    """Whether ``step`` holds a loop whose trip count a GPU's compiler does not know."""
+    """Whether ``step`` contains a loop whose trip count the compiler does not know."""
     model: mujoco.MjModel
-    """For pictures."""
+    """The MuJoCo model, for rendering."""
     dt: float
-    """Seconds of simulated time in a step."""
+    """Simulated seconds per environment step."""
 
     def reset(self, key: jax.Array) -> tuple[Any, jax.Array]:
-        """A newly drawn initial state and its observation [O]."""
+        """Draw an initial state. Return it with its observation [O]."""
         ...
 
     def step(self, state: Any, action: jax.Array) -> Step:
-        """One step with an action [A] in [-1, 1]."""
+        """Take one environment step with an action [A] in [-1, 1]."""
         ...
 
     def shown(self, state: Any, action: jax.Array) -> tuple[Step, jax.Array]:
-        """:meth:`step`, and the model's positions [nq] after it, for pictures."""
+        """Do the same as :meth:`step`, and also return the model's positions [nq] after it, for rendering."""
         ...

@@ -1,4 +1,4 @@
-"""N copies of a task: time limit, auto-reset from fresh states, true last observation, quarantine."""
+"""N environments of one task: time limit, auto-reset from fresh states, true last observation, quarantine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from td3_brax.envs.task import Task
 
 
 def select(condition: jax.Array, new: Any, old: Any) -> Any:
-    """``new`` where ``condition`` [N], else ``old``, for trees with leaves [N, ...]."""
+    """Return ``new`` where ``condition`` [N] holds, else ``old``, for pytrees with leaves [N, ...]."""
 
     def leaf(a: jax.Array, b: jax.Array) -> jax.Array:
         return jnp.where(condition.reshape(condition.shape + (1,) * (a.ndim - condition.ndim)), a, b)
@@ -22,13 +22,13 @@ def select(condition: jax.Array, new: Any, old: Any) -> Any:
 
 
 RUNAWAY = 1e10
-"""Physics have run away beyond this: MuJoCo's own limit of positions, velocities and accelerations."""
+"""MuJoCo's limit for positions, velocities and accelerations. Larger values count as diverged physics."""
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """[N] whether no float of an environment is infinite, NaN or runaway, for a tree with leaves [N, ...].
+    """Return [N]: whether all floats of an environment are below :data:`RUNAWAY`, in leaves [N, ...].
 
-    What is not is called broken, everywhere.
+    NaN and infinity count as too large. An environment that fails this check is called broken.
     """
     finite = [
         (jnp.abs(leaf) < RUNAWAY).reshape(leaf.shape[0], -1).all(axis=1)
@@ -41,14 +41,15 @@ def all_finite(tree: Any) -> jax.Array:
 class VectorEnv:
     """``num_envs`` environments that step together.
 
-    Every environment has one freshly drawn initial state in reserve, renewed by :meth:`refill`, which
-    the loop calls every few vector steps. One that ends takes it and goes on at once. One that ends
-    twice between two refills waits for the next: meanwhile its rows are marked not valid and counted as
-    ``waited``. So no initial state is used twice, and a step needs no scatter and no branch.
+    Each environment keeps one fresh initial state in reserve. The training loop calls :meth:`refill` every
+    few vector steps to redraw them. When an episode ends, the environment takes its fresh state and
+    continues at once. If a second episode ends before the next refill, the environment waits for that
+    refill: until then its rows are marked not valid and counted as ``waited``. Thus no initial state is
+    used twice, and a step needs neither a scatter nor a branch.
 
-    An environment whose state, observation or reward is not finite, or runaway, is quarantined: its row
-    is zeros with a valid flag of 0, it takes a fresh state, and it is counted. An initial state that is
-    drawn so is never used: who needs it waits for the next refill.
+    If the state, observation or reward of an environment is not finite, or above :data:`RUNAWAY`, the
+    environment is quarantined: its row is all zeros and not valid, it takes a fresh state, and it is
+    counted. A broken initial state is never used: the environment waits for the next refill instead.
     """
 
     def __init__(self, task: Task, num_envs: int, time_limit: int, spread_phases: bool = False) -> None:
@@ -58,9 +59,9 @@ class VectorEnv:
         self.spread_phases = spread_phases
 
     def init(self, key: jax.Array) -> EnvState:
-        """Environments that all wait for the first :meth:`refill` (so nothing is compiled twice).
+        """Return environments that all wait for the first :meth:`refill`, so that reset is compiled once.
 
-        With ``spread_phases`` the time limits of their first episodes are drawn from [1, time_limit].
+        With ``spread_phases``, the time limit of each first episode is drawn from [1, time_limit].
         """
         n = self.num_envs
         task, obs = jax.eval_shape(jax.vmap(self.task.reset), jax.random.split(key, n))
@@ -81,7 +82,7 @@ class VectorEnv:
         )
 
     def refill(self, state: EnvState, key: jax.Array) -> EnvState:
-        """Draw an initial state for every environment; those that wait take theirs now."""
+        """Draw a fresh initial state for every environment. Waiting environments start from theirs now."""
         fresh_task, fresh_obs = jax.vmap(self.task.reset)(jax.random.split(key, self.num_envs))
         finite = all_finite((fresh_task, fresh_obs))
         takes = state.waiting & finite
@@ -96,9 +97,9 @@ class VectorEnv:
         )
 
     def step(self, state: EnvState, action: jax.Array) -> tuple[EnvState, Transition, EpisodeStats]:
-        """One vector step with actions [N, A] in [-1, 1]."""
+        """Take one vector step with actions [N, A] in [-1, 1]."""
         if action.shape != (self.num_envs, self.task.action_size):
-            raise ValueError(f"action {action.shape}, not {(self.num_envs, self.task.action_size)}")
+            raise ValueError(f"action has shape {action.shape}, not {(self.num_envs, self.task.action_size)}")
         out = jax.vmap(self.task.step)(state.task, action)
         awake = ~state.waiting
         finite = all_finite((out.state, out.obs, out.reward))

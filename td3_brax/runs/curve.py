@@ -24,13 +24,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 def save_curve(metrics: Path, out: Path, env: str, title: str) -> None:
     """Draw the learning curve of ``metrics`` (a ``metrics.jsonl``) into ``out`` (a PNG)."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure  # without pyplot, whose backend is the caller's
+    from matplotlib.ticker import EngFormatter
 
     reports = read_metrics(metrics)
-    figure, axes = plt.subplots(figsize=(7.5, 4.5), dpi=150)
+    figure = Figure(figsize=(7.5, 4.5), dpi=150)
+    axes = figure.subplots()
     trained = [r for r in reports if r.get("train/return_mean") is not None]
     axes.plot(
         [r["env_steps"] for r in trained],
@@ -53,7 +52,7 @@ def save_curve(metrics: Path, out: Path, env: str, title: str) -> None:
     axes.set_xlabel("environment steps")
     axes.set_ylabel("return of an episode")
     axes.set_title(title, fontsize=10)
-    axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.margins(x=0.01)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=9, loc="upper left")
@@ -61,4 +60,3 @@ def save_curve(metrics: Path, out: Path, env: str, title: str) -> None:
         axes.spines[side].set_visible(False)
     figure.tight_layout()
     figure.savefig(out)
-    plt.close(figure)

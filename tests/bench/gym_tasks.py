@@ -25,7 +25,7 @@ from visits import ours_from, task_of, visited
 from td3_brax.algorithm import shards
 from td3_brax.commands.bench import aot
 from td3_brax.envs.physics.mjx.patched import mjx, precise
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.envs.tasks.gymnasium import make
 from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask
 from td3_brax.names import GYMNASIUM_TASKS
@@ -86,7 +86,7 @@ def ours(task: GymnasiumTask, num_envs: int) -> float:
 
 def unmodified(task: GymnasiumTask, num_envs: int) -> float:
     """Of ``mjx.step`` on the same model from the same states."""
-    with quiet():
+    with suppress_warnings():
         model = mjx.put_model(task.model, impl="jax")
 
     def step(data: Any, action: jax.Array) -> Any:

@@ -1,1 +1,1 @@
-"""``td3-brax bench``: where the time goes on this device, and what a GPU that is not there would do."""
+"""``td3-brax bench``: measure where time goes on this device, or count what a program would do on a GPU."""

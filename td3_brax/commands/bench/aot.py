@@ -1,8 +1,8 @@
-"""GPU programs without a GPU: compile for an H100 on any machine, and count what was compiled.
+"""Compile GPU programs without a GPU, for an H100 on any machine, and count what they do.
 
-What this can tell: how many operations a call starts on the device, whether the host is needed in
-between, which buffers are updated in place, how much memory it takes. What it can't tell is time.
-Needs the extra ``aot``.
+The counts say how many operations a call starts on the device, whether it needs the host in between, which
+buffers are updated in place, and how much memory it takes. They don't say how long it takes. Needs the extra
+``aot``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from td3_brax.commands.bench.hlo import Operation, walk
 
 PACKAGES = ("jax-cuda13-plugin", "jax-cuda13-pjrt", "nvidia-cuda-nvcc")
 SCOPES = ("refill", "collect", "learn")
-"""The named scopes of ``loop.py``."""
+"""Named scopes in ``algorithm/loop.py``."""
 
-# Autotuning would run candidates on the device; everything else is compiled as on the real machine.
+# Autotuning would run candidates on the device. Everything else is compiled as on the real machine.
 OPTIONS = {"xla_gpu_autotune_level": 0}
 
 
 class AotError(RuntimeError):
-    """The program can't be compiled for the target. Its text is one line."""
+    """Raised when a program can't be compiled for the target. The message is one line."""
 
 
 def compile_for(
@@ -43,30 +43,31 @@ def compile_for(
     in_specs: Any = shards.REPLICATED,
     out_specs: Any = shards.REPLICATED,
 ) -> jax.stages.Compiled:
-    """``jax.jit(fn)`` compiled for ``target``, which need not be there.
+    """Compile ``jax.jit(fn)`` for ``target``, which need not be present.
 
     Args:
         args: positional arguments, pytrees of arrays or ``jax.ShapeDtypeStruct``; only shapes are used.
         target: ``h100``, or another description in ``td3_brax/data``.
-        options: XLA's, such as ``{"xla_gpu_deterministic_ops": True}``.
-        devices: for how many together; ``fn`` is of one shard then, with specs as for ``shard_map``.
+        options: compiler options of XLA, such as ``{"xla_gpu_deterministic_ops": True}``.
+        devices: number of devices; with several, ``fn`` is the program of one shard, and the specs are those
+            of ``shard_map``.
 
     Raises:
-        AotError: the extra is missing, JAX was started in a way that hides it, or ``fn`` calls Python.
+        AotError: the extra is missing, JAX has started without it, or ``fn`` calls the host.
     """
     donated = donate_argnums if isinstance(donate_argnums, Sequence) else (donate_argnums,)
     described = _devices(target, devices)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tuple(args))
     traced = shards.jit(fn, devices, in_specs, out_specs, tuple(donated), described).trace(*shapes)
     calls = sorted(set(_host_primitives(traced.jaxpr.jaxpr, set())))
-    if calls:  # without a GPU these can't be lowered; the error of jax would not say so
+    if calls:  # without a GPU these can't be lowered, and JAX's error would not say so
         raise AotError(f"the program calls the host: {', '.join(calls)}")
-    # An executable for an absent device can be written to JAX's cache, but never read back.
+    # JAX's cache can store an executable for an absent device, but can't load it.
     threshold = "jax_persistent_cache_min_compile_time_secs"
     before = getattr(jax.config, threshold)
     jax.config.update(threshold, math.inf)
     try:
-        with jax.default_device(described[0]):  # Pallas asks for the kind of GPU there, from JAX 0.12 on
+        with jax.default_device(described[0]):  # Pallas reads the kind of GPU from here, from JAX 0.12 on
             lowered = traced.lower()
         return lowered.compile(compiler_options=OPTIONS | dict(options or {}))
     finally:
@@ -74,7 +75,7 @@ def compile_for(
 
 
 def _devices(target: str, count: int) -> Sequence[Any]:
-    """That many of the described device, in one machine."""
+    """Return ``count`` devices of the described kind, in one machine."""
     data = resources.files("td3_brax") / "data"
     path = data / f"{target}.txtpb"
     if not path.is_file():
@@ -90,24 +91,22 @@ def _devices(target: str, count: int) -> Sequence[Any]:
             ) from None
         # JAX itself only warns, and fails later with an error about a handler that is not registered.
         if package.startswith("jax") and version != jaxlib:
-            raise AotError(
-                f"{package} {version} is not of jaxlib's version, {jaxlib}: pip install 'td3-brax[aot]'"
-            )
+            raise AotError(f"{package} {version} does not match jaxlib {jaxlib}: pip install 'td3-brax[aot]'")
     try:
         topology = topologies.get_topology_desc(
             platform="cuda", topology=f"1x1x{count}", target_config=path.read_text()
         )
     except NotImplementedError:
-        # The plugin has looked for a GPU, and withdrawn where there is none.
+        # The plugin found no GPU when JAX started, and unregistered itself.
         raise AotError(
-            "JAX has started without its CUDA plugin: set JAX_PLATFORMS=cpu before JAX is first used"
+            "JAX has started without its CUDA plugin; set JAX_PLATFORMS=cpu before JAX is first used"
         ) from None
     devices: Sequence[Any] = topology.devices
     return devices
 
 
 def _host_primitives(jaxpr: Any, seen: set[int]) -> Iterator[str]:
-    """Names of the primitives in ``jaxpr`` that run Python or talk to the host."""
+    """Yield the names of the primitives in ``jaxpr`` that run Python or communicate with the host."""
     if id(jaxpr) in seen:
         return
     seen.add(id(jaxpr))
@@ -124,23 +123,24 @@ def _host_primitives(jaxpr: Any, seen: set[int]) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Counts:
-    """What one call of a compiled program does."""
+    """Counts of what one call of a compiled program does."""
 
     details: tuple[Operation, ...]
-    """Every operation on the device: fusions, library calls, copies, each with how often it runs."""
+    """Every operation on the device (fusions, library calls, copies), each with how often it runs."""
     host: tuple[str, ...]
     """Operations that need the host: callbacks, infeed, outfeed, send, recv, host memory."""
     unknown_loops: tuple[str, ...]
-    """Loops whose trip count the compiler does not know; their bodies are counted once."""
+    """Loops whose trip count the compiler does not know; their bodies count once."""
     conditionals: tuple[str, ...]
-    """Branches; all their sides are counted."""
+    """Conditionals; all their branches count."""
     custom_calls: Mapping[str, int]
     """Library calls per call of the program, by target."""
     argument_bytes: int
+    """Bytes of the arguments."""
     alias_bytes: int
     """Bytes of the arguments whose buffers the outputs take over (donated)."""
     temp_bytes: int
-    """Workspace beside arguments and outputs."""
+    """Bytes of workspace, in addition to arguments and outputs."""
 
     @property
     def operations(self) -> int:
@@ -149,7 +149,7 @@ class Counts:
 
     @property
     def by_scope(self) -> Mapping[str, int]:
-        """Operations per call by named scope; what has none is ``other``."""
+        """Operations per call by named scope; ``other`` for those outside all scopes."""
         return self._sums("scope")
 
     @property
@@ -158,10 +158,11 @@ class Counts:
         return self._sums("kind")
 
     def large(self, least_bytes: int) -> tuple[Operation, ...]:
-        """The operations that write at least that much, other than a slice in place."""
+        """Return the operations that write at least ``least_bytes``, not counting slices written in place."""
         return tuple(operation for operation in self.details if operation.bytes >= least_bytes)
 
     def _sums(self, attribute: str) -> Mapping[str, int]:
+        """Add up how often operations run, by the value of their attribute."""
         sums: Counter[str] = Counter()
         for operation in self.details:
             sums[getattr(operation, attribute)] += operation.times
@@ -169,11 +170,11 @@ class Counts:
 
 
 def count(compiled: jax.stages.Compiled) -> Counts:
-    """What one call of ``compiled`` does, by ``hlo.walk``; also for another device's program."""
+    """Count what one call of ``compiled`` does, from its text; it may be a program for an absent device."""
     found = walk(compiled.as_text() or "", SCOPES)
     memory = compiled.memory_analysis()
     if memory is None:
-        raise AotError("this version of JAX does not tell the memory of a compiled program")
+        raise AotError("this version of JAX does not report the memory of a compiled program")
     return Counts(
         details=tuple(found.details),
         host=tuple(found.host),

@@ -1,4 +1,4 @@
-"""``td3-brax bench --compile-for GPU``: counts as a table, beside bare brax, against what they were."""
+"""``td3-brax bench --compile-for GPU``: print counts as a table, and compare them with a baseline."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from td3_brax.config import Config
 from td3_brax.envs.registry import make_task
 from td3_brax.option import ConfigError
 
-TOP = 12
-"""Modules that the table names."""
+TOP_MODULES = 12
+"""Source modules that are listed."""
 
 
 def load(path: str) -> dict[str, Any]:
-    """What ``--json`` wrote.
+    """Load a baseline that ``--json`` wrote.
 
     Raises:
-        ConfigError: it is no such file.
+        ConfigError: the file can't be read, or is not a baseline.
     """
     try:
         loaded = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -32,15 +32,19 @@ def load(path: str) -> dict[str, Any]:
     except ValueError:
         loaded = None
     if not isinstance(loaded, dict) or "programs" not in loaded:
-        raise ConfigError("baseline", path, "is not what `td3-brax bench --compile-for GPU --json` writes")
+        raise ConfigError(
+            "baseline", path, "is not a file that `td3-brax bench --compile-for GPU --json` wrote"
+        )
     return loaded
 
 
 def run(config: Config, members: int, target: str, baseline: str | None) -> tuple[dict[str, Any], int]:
-    """Count, print, compare; what ``--json`` writes, and the exit code: 1 where something rose.
+    """Count, print and compare with the baseline.
+
+    Return what ``--json`` writes, and the exit code: 1 if a number rose.
 
     Raises:
-        ConfigError: the program can't be compiled here, or the baseline is none.
+        ConfigError: the program can't be compiled here, or the baseline can't be used.
     """
     before = load(baseline) if baseline else None
     name = f"{config.env} {config.preset}, {members} member{'s' * (members > 1)}"
@@ -52,29 +56,31 @@ def run(config: Config, members: int, target: str, baseline: str | None) -> tupl
     except aot.AotError as error:
         raise ConfigError("compile_for", target, str(error)) from None
     print(
-        f"compiled for {target} with jax {jax.__version__}; for a chunk, unless said otherwise; loops' bodies"
+        f"compiled for {target} with jax {jax.__version__}; numbers are per chunk unless they say otherwise"
     )
-    print("count as often as they run; a CUDA graph, whatever it holds, is one submission of the host's\n")
+    print(
+        "a loop's body counts as often as it runs; a CUDA graph is one host submission, whatever it holds\n"
+    )
     print(table(programs))
     print(f"\ndevice operations by source module, {name}:")
-    for module, times in list(programs[name]["modules"].items())[:TOP]:
+    for module, times in list(programs[name]["modules"].items())[:TOP_MODULES]:
         print(f"  {module:<44}{times:>14,}")
-    rises = [] if before is None else against(programs, before["programs"])
+    rises = [] if before is None else list_rises(programs, before["programs"])
     for line in rises:
         print(line)
     if before is not None and not rises:
-        print(f"\nnothing rose by more than a tenth of what {baseline} says")
+        print(f"\nno number is more than 10% above {baseline}")
     return {"jax": jax.__version__, "target": target, "programs": programs}, int(bool(rises))
 
 
-def against(programs: Mapping[str, Counted], before: Mapping[str, Counted]) -> list[str]:
-    """What rose, by program; those that were not there before are left out."""
+def list_rises(programs: Mapping[str, Counted], before: Mapping[str, Counted]) -> list[str]:
+    """List what rose in each program; programs that are not in the baseline are left out."""
     rises = {name: compare(now, before[name]) for name, now in programs.items() if name in before}
     return [line for name, lines in rises.items() if lines for line in (f"\n{name} rose:", *lines)]
 
 
 def table(programs: Mapping[str, Counted]) -> str:
-    """A row for each number, a column for each program."""
+    """Format a table with a row for each number and a column for each program."""
     names = dict.fromkeys(name for counted in programs.values() for name in counted)
     lines = [f"{'':<40}" + "".join(f"{name:>28}" for name in programs)]
     for name in names:
@@ -85,6 +91,7 @@ def table(programs: Mapping[str, Counted]) -> str:
 
 
 def _text(value: Any) -> str:
+    """Format a number; anything else is empty."""
     if not isinstance(value, int | float):
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"

@@ -1,4 +1,4 @@
-"""What a training program does on a GPU that is not there, counted; and how that has changed."""
+"""Count what a training program would do on a GPU, and compare the counts with earlier ones."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ import jax
 from td3_brax.algorithm import build
 from td3_brax.algorithm.schedule import Schedule
 from td3_brax.commands.bench import aot
-from td3_brax.commands.bench.graphs import compile_listed
+from td3_brax.commands.bench.graphs import compile_and_count
 from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.runs.memory import tree_bytes
 
 Counted = dict[str, Any]
-"""Numbers by what they count, ``modules`` and ``kinds`` among them as mappings."""
-SLACK = 1.1
-"""What a number may rise to of what it was."""
-PER = {"collect": "per vector step", "learn": "per update", "refill": "per refill"}
-"""The named scopes of a chunk."""
+"""Numbers by the name of what they count; some, such as ``modules`` and ``kinds``, are mappings."""
+TOLERANCE = 1.1
+"""A number has risen if it is more than this times the earlier one."""
+SCOPE_UNITS = {"collect": "per vector step", "learn": "per update", "refill": "per refill"}
+"""The named scopes of a chunk, and the unit in which their operations are counted."""
 COMPILER = "the compiler's own"
-"""Module of operations that stem from no line: copies of what loops carry, most of them."""
-SIZE = 10
-"""A write of more than the replay's bytes over this is one of a large buffer."""
+"""Module of operations without a source line; most are copies of what loops carry."""
+LARGE_FRACTION = 10
+"""A write counts as one of a large buffer from the replay's bytes divided by this."""
 
 
 def module(source: str) -> str:
-    """A file as its package and name: ``td3_brax/learner.py``, ``mujoco/mjx/_src/solver.py``."""
+    """Shorten a source path to start at its package, as in ``mujoco/mjx/_src/solver.py``."""
     parts = PurePath(source).parts
     packages = [i for i, part in enumerate(parts) if part == "site-packages"]
     start = packages[-1] + 1 if packages else max(len(parts) - 2, 0)
@@ -42,16 +42,17 @@ def module(source: str) -> str:
 
 
 def describe(compiled: Any, submissions: int | None, large_bytes: int) -> Counted:
-    """Any compiled program's counts, per call.
+    """Count what a call of any compiled program does.
 
     Args:
-        submissions: what :func:`td3_brax.commands.bench.graphs.compile_listed` said of it.
-        large_bytes: from which a write is one of a large buffer.
+        submissions: how often the host submits work, from :func:`.graphs.compile_and_count`.
+        large_bytes: size from which a write counts as one of a large buffer.
     """
     return _described(aot.count(compiled), submissions, large_bytes)
 
 
 def _described(counts: aot.Counts, submissions: int | None, large_bytes: int) -> Counted:
+    """Name the numbers in ``counts``."""
     modules: Counter[str] = Counter()
     for operation in counts.details:
         modules[module(operation.source)] += operation.times
@@ -75,7 +76,7 @@ def _described(counts: aot.Counts, submissions: int | None, large_bytes: int) ->
 
 
 def count_chunk(config: Config, task: Task, members: int, target: str) -> Counted:
-    """A chunk of ``members`` members compiled for ``target``.
+    """Compile a chunk of ``members`` members for ``target`` and count what it does.
 
     Raises:
         AotError: it can't be compiled here.
@@ -83,48 +84,48 @@ def count_chunk(config: Config, task: Task, members: int, target: str) -> Counte
     program = build.build(config, task)
     state = jax.eval_shape(lambda: build.start(program, [config] * members))
     options = {"xla_gpu_deterministic_ops": True} if config.deterministic else {}
-    compiled, submissions = compile_listed(
+    compiled, submissions = compile_and_count(
         program.train_chunk, (state,), options, donate_argnums=0, target=target
     )
     return counts_of(compiled, submissions, program.schedule, tree_bytes(state.replay.rows))
 
 
 def counts_of(compiled: Any, submissions: int | None, schedule: Schedule, replay_bytes: int) -> Counted:
-    """A compiled chunk's counts: per step, update and refill, and per call."""
+    """Count what a compiled chunk does, per vector step, update and refill, and per call."""
     counts = aot.count(compiled)
     scopes = counts.by_scope
-    often = {"collect": schedule.vector_steps, "learn": schedule.total_updates, "refill": schedule.groups}
-    per = {f"{name} {PER[name]}": scopes.get(name, 0) / times for name, times in often.items()}
+    runs = {"collect": schedule.vector_steps, "learn": schedule.total_updates, "refill": schedule.groups}
+    per = {f"{name} {SCOPE_UNITS[name]}": scopes.get(name, 0) / times for name, times in runs.items()}
     per["elsewhere per vector step"] = scopes.get("other", 0) / schedule.vector_steps
     if submissions is not None:
         per["host submissions per vector step"] = submissions / schedule.vector_steps
-    return per | _described(counts, submissions, replay_bytes // SIZE)
+    return per | _described(counts, submissions, replay_bytes // LARGE_FRACTION)
 
 
 def count_brax(target: str, num_envs: int) -> Counted:
-    """A step of brax's own Ant (mjx), and nothing else."""
-    from td3_brax.envs.suppress import quiet
+    """Count a step of brax's own Ant (mjx) alone."""
+    from td3_brax.envs.suppress import suppress_warnings
     from td3_brax.envs.tasks.brax import brax_envs
 
-    with quiet():
+    with suppress_warnings():
         env = brax_envs.get_environment("ant", backend="mjx")
     state = jax.eval_shape(jax.vmap(env.reset), jax.random.split(jax.random.key(0), num_envs))
     action = jax.ShapeDtypeStruct((num_envs, env.action_size), "float32")
-    compiled = compile_listed(jax.vmap(env.step), (state, action), donate_argnums=0, target=target)
+    compiled = compile_and_count(jax.vmap(env.step), (state, action), donate_argnums=0, target=target)
     return describe(*compiled, tree_bytes(state))
 
 
 def count_rejax(target: str, config: Config) -> dict[str, Counted]:
-    """Rejax's TD3, where it is installed: what it does around a vector step, and an update of its learner.
+    """Count rejax's TD3, if it is installed: its training iteration, and its updates alone.
 
-    An iteration is ``policy_delay`` vector steps with their updates. An update is one of the critics, with
-    its share of the actor's.
+    An iteration is ``policy_delay`` vector steps with their updates. An update is one update of the critics
+    with its share of an actor update.
     """
     if importlib.util.find_spec("rejax") is None:
         return {}
     from td3_brax.commands.bench import peer_rejax
 
-    algorithm = peer_rejax.of_config(config, config.capacity)
+    algorithm = peer_rejax.trainer_for(config, config.capacity)
     state = jax.eval_shape(algorithm.init_state, jax.random.key(0))
     rows = tree_bytes(state.replay_buffer.data)
     programs = {
@@ -132,7 +133,9 @@ def count_rejax(target: str, config: Config) -> dict[str, Counted]:
         "rejax's TD3, updates": partial(peer_rejax.update, algorithm),
     }
     counted = {
-        name: describe(*compile_listed(program, (state,), donate_argnums=0, target=target), rows // SIZE)
+        name: describe(
+            *compile_and_count(program, (state,), donate_argnums=0, target=target), rows // LARGE_FRACTION
+        )
         for name, program in programs.items()
     }
     updates = counted["rejax's TD3, updates"]
@@ -141,15 +144,15 @@ def count_rejax(target: str, config: Config) -> dict[str, Counted]:
 
 
 def compare(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """What rose by more than a tenth, a line each, with the modules that made the operations more."""
+    """List what rose by more than a tenth, and the modules whose operations increased; one line each."""
     rises = []
     for name, value in now.items():
         old = before.get(name)
-        if isinstance(value, int | float) and old is not None and value > old * SLACK:
+        if isinstance(value, int | float) and old is not None and value > old * TOLERANCE:
             rises.append(f"{name}: {value:,.6g}, was {old:,.6g}")
     if rises:
         for name, value in now["modules"].items():
             old = before["modules"].get(name, 0)
             if value > old:
-                rises.append(f"  device operations of {name}: {value:,}, were {old:,}")
+                rises.append(f"  device operations of {name}: {value:,}, was {old:,}")
     return rises

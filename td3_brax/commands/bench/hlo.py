@@ -1,4 +1,4 @@
-"""Reading a compiled program's text (HLO): what it runs, and how often."""
+"""Read the text of a compiled program (HLO): what it runs, and how often."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 OTHER = "other"
-"""The scope of an operation that stems from none of those asked for."""
+"""Scope of operations outside all scopes that were asked for."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation of the compiled program."""
+    """An operation of a compiled program."""
 
     name: str
-    """As in the compiled program's text."""
+    """Its name in the program's text."""
     kind: str
     """``fusion``, ``kernel``, ``gemm``, ``sort``, ``scatter``, ``custom-call``, ``copy``, ..."""
     scope: str
-    """The innermost named scope it stems from."""
+    """Innermost named scope that it comes from."""
     times: int
-    """How often a call runs it."""
+    """How often a call of the program runs it."""
     bytes: int
-    """What it writes each time; slices written in place into a larger buffer are not included."""
+    """Bytes that it writes each time, without slices written in place into a larger buffer."""
     source: str
-    """File that it was traced in; empty where the compiler made it, as copies of what a loop carries."""
+    """File in which it was traced; empty if the compiler added it, such as copies of what a loop carries."""
     flops: int
-    """Of its matrix products, each time."""
+    """Floating-point operations of its matrix products each time."""
 
 
 @dataclass(frozen=True)
 class Instruction:
-    """One line of HLO text."""
+    """A line of HLO text."""
 
     name: str
     shape: str
@@ -44,19 +44,19 @@ class Instruction:
     attributes: str
 
     def attribute(self, pattern: str) -> list[str]:
-        """All matches of ``pattern`` in what follows the operands."""
+        """Return all matches of ``pattern`` in the text after the operands."""
         return re.findall(pattern, self.attributes)
 
 
 @dataclass
 class Program:
-    """HLO text by computation."""
+    """The computations of an HLO module."""
 
     entry: str = ""
     computations: dict[str, dict[str, Instruction]] = field(default_factory=dict)
     roots: dict[str, Instruction] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
-    """File by number of the stack frame."""
+    """Source file by number of the stack frame."""
 
 
 HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
@@ -66,18 +66,18 @@ ARRAY = re.compile(r"\b(pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")
 COMMENT = re.compile(r"/\*.*?\*/")
 CALLED = r"\b(?:calls|to_apply)=%?([\w.\-]+)"
 TABLES = ("FileNames", "FileLocations", "StackFrames")
-"""Numbered lines before the computations, each naming one of the table before it."""
+"""Tables before the computations. Each numbered line refers to a line of the table before."""
 CONTRACTED = r'lhs_contracting_dim(?:ension)?s"?[=:][{\[]([^}\]]*)'
-"""Axes of a product's left side that are summed over; the longer name is a library call's."""
+"""Axes of a product's left operand that are summed over; library calls use the longer name."""
 GRID = r"\bgrid_[xyz] = (\d+)"
 PROGRAM_FLOPS = r"flops\\22: \\22([\d.e+]+)"
-"""What our own kernels tell (``layers.py``) of each program of their grid."""
+"""Cost that td3-brax's kernels (``kernels/layers.py``) state for each program of their grid."""
 TRIPS = r'"known_trip_count":\{"n":"(\d+)"'
 BRANCHES = r"\b(?:true_computation|false_computation)=%?([\w.\-]+)"
 
 
 def _close(text: str, start: int) -> int:
-    """Index after the bracket that closes the one at ``start``."""
+    """Return the index after the bracket that closes the one at ``start``."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] in "({[") - (text[i] in ")}]")
@@ -87,7 +87,7 @@ def _close(text: str, start: int) -> int:
 
 
 def parse(text: str) -> Program:
-    """The computations of an HLO module's text."""
+    """Parse the text of an HLO module."""
     program = Program(sources=_sources(text.partition("\n%")[0]))
     current = ""
     for line in text.splitlines():
@@ -112,7 +112,7 @@ def parse(text: str) -> Program:
 
 
 def _sources(head: str) -> dict[str, str]:
-    """File by number of the stack frame, from what stands before the computations."""
+    """Parse the text before the computations; return the source file by number of the stack frame."""
     tables: dict[str, dict[str, str]] = {}
     rows: dict[str, str] = {}
     for line in head.splitlines():
@@ -128,7 +128,7 @@ def _sources(head: str) -> dict[str, str]:
 
 
 def _bytes(shape: str) -> int:
-    """Bytes of all arrays in a shape."""
+    """Return the bytes of all arrays in a shape."""
     total = 0
     for kind, bits, dims in ARRAY.findall(shape):
         size = math.prod(int(d) for d in dims.split(",") if d)
@@ -137,7 +137,7 @@ def _bytes(shape: str) -> int:
 
 
 class Walk:
-    """Adds up what runs, from the entry down through loops and calls."""
+    """Adds up what a program runs, from its entry down through loops and calls."""
 
     FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast")) | frozenset(
         ("after-all", "add-dependency", "opt-barrier", "partition-id", "replica-id")
@@ -158,7 +158,7 @@ class Walk:
         self.custom_calls: Counter[str] = Counter()
 
     def computation(self, name: str, times: int, scope: str) -> None:
-        """Add what ``name`` does, run ``times`` times."""
+        """Add what the computation ``name`` does when it runs ``times`` times."""
         ops = self.program.computations[name]
         for op in ops.values():
             self.operation(op, ops, times, scope)
@@ -197,7 +197,7 @@ class Walk:
             kind = next((k for opcode, k in self.KINDS.items() if opcode in inner), kind)
         elif kind == "custom-call":
             target = next(iter(op.attribute(r'custom_call_target="([^"]*)"')), "")
-            if target == self.OWN_KERNEL:  # part of the program, compiled with it
+            if target == self.OWN_KERNEL:  # our own kernel, compiled as part of the program
                 kind = "kernel"
             else:
                 self.custom_calls[target] += times
@@ -206,7 +206,7 @@ class Walk:
         shapes = [op.shape, *(ops[o].shape for o in op.operands if o in ops)]
         if kind in self.HOST or "callback" in target or any("S(5)" in shape for shape in shapes):
             self.host.append(op.name)
-        if op.opcode == "copy-start":  # its own shape holds the source as well
+        if op.opcode == "copy-start":  # its shape also includes the source
             done = (o for o in ops.values() if o.opcode == "copy-done" and op.name in o.operands)
             op = next(done, op)
         frame = next(iter(op.attribute(r"stack_frame_id=(\d+)")), "")
@@ -215,12 +215,12 @@ class Walk:
         self.details.append(Operation(op.name, kind, scope, times, written, source, flops))
 
     def flops(self, op: Instruction, ops: dict[str, Instruction]) -> int:
-        """Multiplications and additions of the matrix products in ``op``, one of ``ops``."""
+        """Count the multiplications and additions of the matrix products in ``op``, one of ``ops``."""
         if called := op.attribute(CALLED):
             inside = [self.program.computations[name] for name in called]
-            return sum(self.flops(o, around) for around in inside for o in around.values())
-        if told := op.attribute(PROGRAM_FLOPS):
-            return round(float(told[0]) * math.prod(map(int, op.attribute(GRID))))
+            return sum(self.flops(o, body) for body in inside for o in body.values())
+        if stated := op.attribute(PROGRAM_FLOPS):
+            return round(float(stated[0]) * math.prod(map(int, op.attribute(GRID))))
         contracted = op.attribute(CONTRACTED)
         if not contracted:
             return 0
@@ -229,7 +229,7 @@ class Walk:
         return 2 * math.prod(int(d) for d in result if d) * math.prod(int(left[axis]) for axis in axes)
 
     def written(self, op: Instruction) -> int:
-        """Bytes that ``op`` writes, without buffers of which it writes a slice in place."""
+        """Count the bytes that ``op`` writes, without buffers in which it writes a slice in place."""
         root, inside = op, {op.name: op}
         if op.opcode.startswith("fusion"):
             (fused,) = op.attribute(CALLED)
@@ -237,18 +237,18 @@ class Walk:
         outputs = [inside[o] for o in root.operands] if root.opcode == "tuple" else [root]
         total = 0
         for output in outputs:
-            made = output
-            while made.opcode == "bitcast":
-                made = inside[made.operands[0]]
-            total += 0 if made.opcode in self.IN_PLACE else _bytes(output.shape)
+            writer = output
+            while writer.opcode == "bitcast":
+                writer = inside[writer.operands[0]]
+            total += 0 if writer.opcode in self.IN_PLACE else _bytes(output.shape)
         return total
 
 
 def walk(text: str, scopes: Sequence[str]) -> Walk:
-    """What one call of the program with this HLO ``text`` runs.
+    """Add up what one call of the program with this HLO ``text`` runs.
 
-    An operation belongs to the innermost of ``scopes`` in its name, else to that of the loop around it.
-    Asynchronous pairs count once; what is inside a fusion counts as that fusion.
+    An operation belongs to the innermost of ``scopes`` in its name, else to the scope of the loop around it.
+    Asynchronous pairs count once. A fusion counts once, whatever it contains.
     """
     program = parse(text)
     found = Walk(program, scopes)

@@ -1,4 +1,4 @@
-"""Timing: calls in turn, medians, and what the device can do at most."""
+"""Time calls, and measure the limits of the device: its rates of matrix products and of copying."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from td3_brax.algorithm import shards
 from td3_brax.config import Config
 
 Calls = Mapping[str, Callable[[], Any]]
-"""What to time, by name; each returns arrays to wait for."""
+"""Calls to time, by name; each returns arrays to wait for."""
 REPEATS = 7
-COPIED = 2**26
-"""Floats of the array whose copying is timed: more than caches hold."""
+"""Times that each call is measured."""
+COPIED_FLOATS = 2**26
+"""Size of the array whose copying is timed, in floats; it is larger than any cache."""
 
 
 def medians(calls: Calls, repeats: int = REPEATS) -> dict[str, float]:
-    """Seconds of each call, taken in turn after one that is not counted, so that all see the same machine."""
+    """Return the median seconds of each call.
+
+    The calls take turns, so that all are measured under the same load. The first turn is not counted.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 1):
         for name, call in calls.items():
@@ -34,10 +38,13 @@ def medians(calls: Calls, repeats: int = REPEATS) -> dict[str, float]:
 
 
 def product_shapes(config: Config, obs: int, action: int, batch: int) -> list[tuple[int, int, int, bool]]:
-    """The matrix products of ``policy_delay`` updates: rows, inner, columns, and whether in compute_dtype.
+    """List the matrix products of ``policy_delay`` updates.
 
-    The targets' on the batches of all of them, the critics' three for each layer, the actor's through the
-    first critic.
+    These are the target networks' on the batches of all updates, the critics' three for each layer in each
+    update, and those of the actor's update, which goes through the first critic.
+
+    Returns:
+        For each product: rows, inner size, columns, and whether it is computed in bfloat16.
     """
 
     def layers(first: int, last: int) -> list[tuple[int, int]]:
@@ -64,7 +71,10 @@ def product_shapes(config: Config, obs: int, action: int, batch: int) -> list[tu
 
 
 def products(config: Config, obs: int, action: int, updates: int) -> Callable[[], Any]:
-    """Only the matrix products of that many updates, each by the library's own routine, on all devices."""
+    """Make a call that runs only the matrix products of ``updates`` updates, on all devices.
+
+    Each product is computed by the library's own routine.
+    """
     shapes = product_shapes(config, obs, action, config.batch_size // config.devices)
 
     def operand(rows: int, columns: int, rounded: bool) -> jax.Array:
@@ -73,10 +83,10 @@ def products(config: Config, obs: int, action: int, updates: int) -> Callable[[]
     operands = [(operand(m, k, rounded), operand(k, n, rounded)) for m, k, n, rounded in shapes]
 
     def body(carry: Any, _: None) -> tuple[Any, Any]:
-        # A barrier ties each product to the loop, so that none is taken out of it or merged.
+        # The barriers keep the compiler from moving products out of the loop or merging them.
         carry = jax.lax.optimization_barrier(carry)
-        made = [jnp.matmul(a, b, preferred_element_type=jnp.float32) for a, b in carry]
-        return carry, [x[0, 0] for x in jax.lax.optimization_barrier(made)]
+        results = [jnp.matmul(a, b, preferred_element_type=jnp.float32) for a, b in carry]
+        return carry, [x[0, 0] for x in jax.lax.optimization_barrier(results)]
 
     def run(operands: Any) -> Any:
         return jax.lax.scan(body, operands, length=max(updates // config.policy_delay, 1))[1]
@@ -86,14 +96,14 @@ def products(config: Config, obs: int, action: int, updates: int) -> Callable[[]
 
 
 def product_flops(config: Config, obs: int, action: int) -> float:
-    """Of one update."""
+    """Return the floating-point operations in the matrix products of one update."""
     shapes = product_shapes(config, obs, action, config.batch_size)
     return sum(2.0 * m * k * n for m, k, n, _ in shapes) / config.policy_delay
 
 
 def copying() -> Callable[[], Any]:
-    """Reading and writing 256 MB."""
-    held = [jnp.zeros(COPIED)]
+    """Make a call that reads and writes 256 MB."""
+    held = [jnp.zeros(COPIED_FLOATS)]
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
 
     def call() -> Any:

@@ -1,4 +1,4 @@
-"""A chunk and its parts, each a program of its own, on the run's devices and at its sizes."""
+"""A chunk and its parts, each as a separate program on the run's devices and at its sizes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from td3_brax.envs.state import Transition
 from td3_brax.envs.task import Task
 
 STEPS, UPDATES = 32, 128
-"""Vector steps and updates in a call of a part: so many that what a call itself takes does not count."""
+"""Vector steps and updates per call of a part; enough that the overhead of a call does not matter."""
 
 
-def of_state(loop: loops.Loop, body: Callable[[Any], Any], times: int) -> Callable[[Any], Any]:
-    """``body`` of a run's state ``times`` over, jitted and donated."""
+def repeat_on_state(loop: loops.Loop, body: Callable[[Any], Any], times: int) -> Callable[[Any], Any]:
+    """Jit a program that applies ``body`` to a run's state ``times`` times; the state is donated."""
 
     def run(state: Any) -> Any:
         return jax.lax.scan(lambda c, _: (body(c), None), state, length=times)[0]
@@ -29,8 +29,8 @@ def of_state(loop: loops.Loop, body: Callable[[Any], Any], times: int) -> Callab
     return shards.jit(run, loop.shards, (shards.SPLIT_STATE,), shards.SPLIT_STATE, donate_argnums=(0,))
 
 
-def held(program: Callable[[Any], Any], state: list[Any]) -> Callable[[], Any]:
-    """A call that takes the state and puts what it became in its place."""
+def update_in_place(program: Callable[[Any], Any], state: list[Any]) -> Callable[[], Any]:
+    """Make a call that replaces the state in the list with the program's result."""
 
     def call() -> Any:
         state[0] = program(state[0])
@@ -40,10 +40,10 @@ def held(program: Callable[[Any], Any], state: list[Any]) -> Callable[[], Any]:
 
 
 def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
-    """Calls by name: ``physics``, ``collect``, ``insert``, ``sample``, ``update``, ``chunk``."""
+    """Make the calls ``physics``, ``collect``, ``insert``, ``sample``, ``update`` and ``chunk``."""
     loop = build.build(config, task, side_by_side)
     schedule, count = loop.schedule, loop.schedule.updates_together
-    refill = of_state(loop, loop.refill, 1)
+    refill = repeat_on_state(loop, loop.refill, 1)
 
     start, chunk = build.jit_init(loop, config), build.jit_chunk(loop)
     member = refill(start()).members
@@ -67,7 +67,7 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
     physics = shards.jit(all_steps, loop.shards, split, shards.SPLIT)
 
     def insert(ring: Replay) -> Replay:
-        """A vector step's rows, other ones each time."""
+        """Add the rows of a vector step, with different values each time."""
         mark = jnp.float32(ring.position)
         envs = loop.env.num_envs
         obs = jnp.full((1, envs, task.obs_size), mark)
@@ -85,7 +85,7 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
             state.replay, keys, UPDATES * loop.batch_size, task.obs_size, loop.env.num_envs, loop.n_step,
             m.hyper.gamma,
         )  # fmt: skip
-        # Every field is needed, and the next draw differs.
+        # Use every field, so that none is optimized away, and change the key of the next draw.
         seen = sum(jnp.int32(jnp.isfinite(leaf).sum()) for leaf in jax.tree.leaves(rows))
         return state.replace(members=m.replace(env_steps=m.env_steps + seen // jnp.maximum(seen, 1)))
 
@@ -113,16 +113,16 @@ def make_parts(config: Config, task: Task, side_by_side: bool) -> Calls:
 
     return {
         "physics": lambda: physics(member.env, actions),
-        "collect": held(of_state(loop, group, 1), state),
-        "insert": held(of_state(loop, inserting, STEPS), state),
-        "sample": held(of_state(loop, sampling, 1), state),
+        "collect": update_in_place(repeat_on_state(loop, group, 1), state),
+        "insert": update_in_place(repeat_on_state(loop, inserting, STEPS), state),
+        "sample": update_in_place(repeat_on_state(loop, sampling, 1), state),
         "update": lambda: update(member.learner, member.hyper, batch),
         "chunk": whole,
     }
 
 
 def work(config: Config, task: Task) -> dict[str, float]:
-    """What a call of each part does: environment steps, or updates."""
+    """Return the environment steps or updates that a call of each part does."""
     schedule = build.build(config, task).schedule
     updates = schedule.updates_together
     return {
@@ -136,7 +136,7 @@ def work(config: Config, task: Task) -> dict[str, float]:
 
 
 def make_members(config: Config, task: Task, side_by_side: bool, count: int) -> Callable[[], Any]:
-    """A chunk of ``count`` members in one program on one device."""
+    """Make a call that runs a chunk of ``count`` members in one program on one device."""
     loop = build.build(config, task, side_by_side)
     configs = [config] * count
     state = [jax.jit(lambda: build.start(loop, configs))()]

@@ -1,6 +1,6 @@
-"""Rejax's TD3 on brax's tasks (mjx): its own program, at the sizes that it is given.
+"""Rejax's own TD3 on brax's tasks (mjx), for comparison.
 
-Needs ``pip install rejax==0.1.3 gymnax==0.0.9``; nothing here is imported where they are not.
+Needs ``pip install rejax==0.1.3 gymnax==0.0.9``. This module is imported only if they are installed.
 """
 
 from __future__ import annotations
@@ -21,51 +21,51 @@ from td3_brax.envs.tasks.brax import brax_envs
 
 @struct.dataclass
 class Timed:
-    """A state with the step count that rejax's loop reads."""
+    """A brax state with the step count that rejax's loop reads."""
 
     inner: Any
-    """Brax's state."""
+    """State of brax."""
     time: jax.Array
-    """[] steps since the reset."""
+    """[] Steps since the reset."""
 
 
 class Task(Brax2GymnaxEnv):
-    """A task of brax's, whose states have a step count."""
+    """A task of brax whose states have a step count."""
 
     def step_env(self, key: Any, state: Timed, action: jax.Array, params: Any) -> Any:
-        """Observation, state, reward, whether it ended, and more."""
+        """Step; return observation, state, reward, whether the episode ended, and further information."""
         obs, inner, reward, done, info = super().step_env(key, state.inner, action, params)
         return obs, Timed(inner, state.time + 1), reward, done, info
 
     def reset_env(self, key: Any, params: Any) -> Any:
-        """Observation and state."""
+        """Reset; return observation and state."""
         obs, inner = super().reset_env(key, params)
         return obs, Timed(inner, jnp.zeros((), int))
 
     def get_obs(self, state: Timed, *_: Any, **__: Any) -> jax.Array:
-        """The observation of a state."""
+        """Return the observation of a state."""
         obs: jax.Array = state.inner.obs
         return obs
 
     def is_terminal(self, state: Timed, *_: Any, **__: Any) -> jax.Array:
-        """Whether the episode has ended."""
+        """Return whether the episode has ended."""
         done: jax.Array = state.inner.done.astype(bool)
         return done
 
 
 def trainer(name: str, limit: int, hidden_sizes: tuple[int, ...], **settings: Any) -> Any:
-    """Rejax's TD3 on brax's task ``name`` with that time limit and ReLU networks."""
+    """Make rejax's TD3 for brax's task ``name`` with time limit ``limit`` and ReLU networks."""
     task = Task(brax_envs.create(name, backend="mjx", episode_length=limit, auto_reset=False))
     actions = task.action_space(task.default_params).shape[0]
-    made = TD3.create(env=task, env_params=task.default_params, **settings)
-    return made.replace(  # its own options for these are refused by its own networks
+    algorithm = TD3.create(env=task, env_params=task.default_params, **settings)
+    return algorithm.replace(  # rejax's own networks refuse its options for these
         actor=DeterministicPolicy(actions, (-1, 1), hidden_layer_sizes=hidden_sizes, activation=nn.relu),
         critic=QNetwork(hidden_layer_sizes=hidden_sizes, activation=nn.relu),
     )
 
 
-def of_config(config: Config, capacity: int) -> Any:
-    """The same at a run's sizes, with a replay of ``capacity``."""
+def trainer_for(config: Config, capacity: int) -> Any:
+    """Make rejax's TD3 with the options of a run and a replay of ``capacity`` transitions."""
     return trainer(
         config.env,
         config.episode_limit,
@@ -82,7 +82,7 @@ def of_config(config: Config, capacity: int) -> Any:
 
 
 def update(algorithm: Any, state: Any) -> Any:
-    """``policy_delay`` updates of the critics, each on a batch of its own, one of the actor and targets."""
+    """Do ``policy_delay`` updates of the critics, each on a new batch, and one of the actor and targets."""
 
     def critics(state: Any, _: None) -> tuple[Any, Any]:
         rng, key = jax.random.split(state.rng)

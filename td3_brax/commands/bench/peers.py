@@ -1,8 +1,8 @@
-"""Other programs on the same sizes, in turn with ours: bare brax steps; the updates of other TD3s.
+"""Time other programs at the same sizes, in turn with ours: steps of bare brax, and updates of other TD3s.
 
-The others are called as they come, where they are installed (``pip install rejax==0.1.3 gymnax==0.0.9
-sbx-rl stable-baselines3``), with a buffer that holds enough; their updates are timed in blocks of 64, which
-suits them.
+The other trainers are called unchanged, if they are installed (``pip install rejax==0.1.3 gymnax==0.0.9
+sbx-rl stable-baselines3``), with a buffer that holds enough transitions. Their updates are timed in blocks of
+64, which suits them.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from td3_brax.names import BRAX_TASKS
 from td3_brax.runs.device import accelerated
 
 Peer = tuple[Callable[[], Any], float]
-"""A call, and how many steps or updates it does."""
+"""A call, and the number of environment steps or updates that it does."""
 Peers = dict[str, Peer]
 BLOCK = 64
-"""Updates in a call of a peer."""
-HELD = 10_000
+"""Updates per call of a peer."""
+STORED = 10_000
 """Transitions in a peer's buffer."""
 
 
 def run(config: Config, task: Task) -> tuple[list[dict[str, Any]], list[str]]:
-    """Rates of each peer that is there and of ours beside it, and ours over its; and who is not there."""
+    """Measure our rates and those of the installed peers.
+
+    Return rows with the rates and the ratio of ours to the peer's, and the peers that are left out.
+    """
     side_by_side = accelerated()
     ours, done, rows = make_parts(config, task, side_by_side), work(config, task), []
     trainers, missing = updaters(config, task)
@@ -44,19 +47,19 @@ def run(config: Config, task: Task) -> tuple[list[dict[str, Any]], list[str]]:
         rate = done[part] / seconds["ours"]
         rows.append({"name": f"our {part}", "rate": rate, "unit": unit, "ratio": 1.0})
         for name, (_, each) in peers.items():
-            its = each / seconds[name]
-            rows.append({"name": name, "rate": its, "unit": unit, "ratio": rate / its})
+            peer_rate = each / seconds[name]
+            rows.append({"name": name, "rate": peer_rate, "unit": unit, "ratio": rate / peer_rate})
     return rows, missing
 
 
 def steppers(config: Config) -> Peers:
-    """Bare brax, for its tasks."""
+    """Make a call that steps bare brax, if the task is one of brax's."""
     if config.env not in BRAX_TASKS:
         return {}
-    from td3_brax.envs.suppress import quiet
+    from td3_brax.envs.suppress import suppress_warnings
     from td3_brax.envs.tasks.brax import brax_envs
 
-    with quiet():
+    with suppress_warnings():
         env = brax_envs.get_environment(config.env, backend=config.backend)
     reset = shards.jit(jax.vmap(env.reset), config.devices, (shards.SPLIT,), shards.SPLIT)
     state = reset(jax.random.split(jax.random.key(0), config.num_envs))
@@ -71,8 +74,8 @@ def steppers(config: Config) -> Peers:
 
 
 def updaters(config: Config, task: Task) -> tuple[Peers, list[str]]:
-    """The TD3s that are installed, and why the others are left out."""
-    made: Peers = {}
+    """Make calls that update the installed TD3s; also return why the others are left out."""
+    calls: Peers = {}
     missing = []
     for name, package in (
         ("rejax's TD3", "rejax"),
@@ -85,19 +88,22 @@ def updaters(config: Config, task: Task) -> tuple[Peers, list[str]]:
             missing.append(f"{name} ({error})")
             continue
         if package != "rejax":
-            made[name] = library(package, config, task), BLOCK
+            calls[name] = library(package, config, task), BLOCK
         elif config.env in BRAX_TASKS:
-            made[f"{name}, {config.capacity:,} stored"] = rejax(config)
+            calls[f"{name}, {config.capacity:,} stored"] = rejax(config)
         else:
             missing.append(f"{name} (brax's tasks only)")
-    return made, missing
+    return calls, missing
 
 
 def rejax(config: Config) -> Peer:
-    """Rejax's TD3 with a replay of the run's capacity, on which its rate depends, filled with noise."""
+    """Make a call that updates rejax's TD3.
+
+    Its replay has the run's capacity, because its rate depends on it, and is filled with noise.
+    """
     from td3_brax.commands.bench import peer_rejax
 
-    algorithm = peer_rejax.of_config(config, config.capacity)
+    algorithm = peer_rejax.trainer_for(config, config.capacity)
     state = jax.jit(algorithm.init_state)(jax.random.key(0))
     leaves, tree = jax.tree.flatten(state.replay_buffer.data)
     keys = jax.random.split(jax.random.key(1), len(leaves))
@@ -118,11 +124,11 @@ def rejax(config: Config) -> Peer:
 
 
 def library(package: str, config: Config, task: Task) -> Callable[[], Any]:
-    """A TD3 with the interface of stable-baselines3, its buffer filled with noise."""
+    """Make a call that updates a TD3 with stable-baselines3's interface; its buffer is filled with noise."""
     import gymnasium
 
-    class Still(gymnasium.Env[Any, Any]):
-        """Of the task's sizes; never stepped."""
+    class SizesOnly(gymnasium.Env[Any, Any]):
+        """An environment with the task's sizes that is never stepped."""
 
         observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (task.obs_size,), np.float32)
         action_space = gymnasium.spaces.Box(-1, 1, (task.action_size,), np.float32)
@@ -133,11 +139,11 @@ def library(package: str, config: Config, task: Task) -> Callable[[], Any]:
     td3 = importlib.import_module(package).TD3
     sizes = {"net_arch": list(config.hidden_sizes)}
     model = td3(
-        "MlpPolicy", Still(), batch_size=config.batch_size, buffer_size=HELD, tau=config.tau,
+        "MlpPolicy", SizesOnly(), batch_size=config.batch_size, buffer_size=STORED, tau=config.tau,
         gamma=config.gamma, policy_delay=config.policy_delay, policy_kwargs=sizes, seed=0,
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    for _ in range(HELD):
+    for _ in range(STORED):
         obs, after = rng.normal(size=(2, 1, task.obs_size)).astype(np.float32)
         action = rng.uniform(-1, 1, (1, task.action_size)).astype(np.float32)
         model.replay_buffer.add(obs, after, action, rng.normal(size=1), np.zeros(1), [{}])

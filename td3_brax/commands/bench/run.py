@@ -1,4 +1,4 @@
-"""``td3-brax bench``: where the time goes on this device, or what a GPU that is not there would do."""
+"""``td3-brax bench``: measure where time goes on this device, or count what a program would do on a GPU."""
 
 from __future__ import annotations
 
@@ -19,19 +19,29 @@ TARGETS = ("h100",)
 
 
 def job(argv: Sequence[str]) -> int:
-    """Measure or count; returns the exit code: 1 where a number rose above the baseline's."""
-    parser = train_parser("bench", "Say where the time goes here, or what a GPU that is not there would do.")
-    own = parser.add_argument_group("bench")
-    own.add_argument("--members", type=whole_number, metavar="INT", help="runs in one program (default: 1)")
-    own.add_argument(
+    """Measure or count; return the exit code: 1 if a number rose above the baseline's."""
+    parser = train_parser(
+        "bench", "Measure where time goes on this device, or count what a program would do on a GPU."
+    )
+    bench = parser.add_argument_group("bench")
+    bench.add_argument(
+        "--members", type=whole_number, metavar="INT", help="members in one program (default: 1)"
+    )
+    bench.add_argument(
         "--compile_for",
         metavar="GPU",
-        help=f"count what its program does, needs no GPU [{', '.join(TARGETS)}]",
+        help=f"compile for this GPU and count operations; needs no GPU [{', '.join(TARGETS)}]",
     )
-    own.add_argument("--baseline", metavar="FILE", help="with it: fail where a number rose by over a tenth")
-    own.add_argument("--peers", action="store_true", default=None, help="beside other trainers, if installed")
-    own.add_argument("--json", metavar="FILE", help="the numbers, for programs")
-    own.add_argument("--plot", metavar="FILE", help="a figure of the shares (PNG)")
+    bench.add_argument(
+        "--baseline",
+        metavar="FILE",
+        help="with --compile_for: fail if a number is more than 10%% above this file's",
+    )
+    bench.add_argument(
+        "--peers", action="store_true", default=None, help="also measure other trainers, if installed"
+    )
+    bench.add_argument("--json", metavar="FILE", help="write the numbers as JSON")
+    bench.add_argument("--plot", metavar="FILE", help="write a figure of the shares of the limits (PNG)")
     explicit, others = parse_options(parser, argv)
     target, members = others.get("compile_for"), others.get("members", 1)
     if target is not None and target not in TARGETS:
@@ -43,19 +53,21 @@ def job(argv: Sequence[str]) -> int:
     unused = ("peers", "plot") if target else ("baseline",)
     for name in unused:
         if name in others:
-            raise ConfigError(name, others[name], f"goes {'without' if target else 'with'} --compile_for")
+            raise ConfigError(
+                name, others[name], f"can only be used {'without' if target else 'with'} --compile_for"
+            )
     for name in ("json", "plot"):
         if name in others and not Path(others[name]).absolute().parent.is_dir():
-            raise ConfigError(name, others[name], "there is no such folder")
+            raise ConfigError(name, others[name], "its folder does not exist")
     if target:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # a GPU that is there would hide the one that is described
+        os.environ["JAX_PLATFORMS"] = "cpu"  # a present GPU would hide the described one
     prepare_jax(explicit.get("deterministic", False), explicit.get("devices", CPU_DEVICES))
     if target:
         from td3_brax.commands.bench import counted
 
         config = resolve(explicit, "gpu")
         if config.devices != 1:
-            raise ConfigError("devices", config.devices, "goes without --compile_for")
+            raise ConfigError("devices", config.devices, "can only be used without --compile_for")
         numbers, code = counted.run(config, members, target, others.get("baseline"))
     else:
         from td3_brax.commands.bench import timed
@@ -69,7 +81,7 @@ def job(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(job, argv)
 
 

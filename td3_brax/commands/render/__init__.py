@@ -1,1 +1,1 @@
-"""Films and an interactive page of trained policies: ``td3-brax render``."""
+"""``td3-brax render``: films and interactive 3D pages of trained policies."""

@@ -1,4 +1,4 @@
-"""Episodes to look at: played on the device, every position kept."""
+"""Play episodes on the device and record the robot's positions, to show them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from td3_brax.runs.export import policy_of
 
 @dataclasses.dataclass(frozen=True)
 class Episode:
-    """One episode of T steps at most; it ends where the task ends it."""
+    """An episode of T steps."""
 
     label: str
     qpos: np.ndarray
-    """[T, nq], after each step."""
+    """[T, nq] MuJoCo's generalized positions after each step."""
     rewards: np.ndarray
-    """[T]"""
+    """[T] reward of each step."""
     ended: bool = False
-    """Whether the task ended it, or its time limit or broken physics, and not the length asked for."""
+    """Whether the task, the time limit or broken physics ended it, not the length asked for."""
 
 
 def untrained(config: Config, task: Task) -> Policy:
-    """The policy that the run began with."""
+    """Return the policy that the run began with."""
     single = dataclasses.replace(config, devices=1)
     state = jax.jit(lambda: build.start(build.build(single, task), [single]))()
     first = (state.members.learner.actor_eval, state.members.obs_stats)
@@ -44,12 +44,14 @@ def untrained(config: Config, task: Task) -> Policy:
 def play(
     config: Config, shown: Sequence[Policy | None], labels: Sequence[str], seconds: float, seed: int
 ) -> tuple[Task, list[Episode]]:
-    """An episode of each policy, from the same initial state where they differ.
+    """Play an episode of each policy; return the task and the episodes.
+
+    Different policies start from the same initial state. A policy that is listed again starts from another.
 
     Args:
-        shown: None for the untrained one.
-        seconds: of simulated time, at most.
-        seed: of the initial states; a policy that comes again gets another one.
+        shown: the policies; None stands for the untrained one.
+        seconds: simulated time, at most.
+        seed: seed of the initial states.
     """
     task = make_task(config)
     steps = max(1, min(round(seconds / task.dt), config.time_limit))
@@ -61,9 +63,9 @@ def play(
         state, obs = jax.vmap(task.reset)(keys)
         start = state, obs, all_finite((state, obs))
 
-        def act(own: Any, obs: jax.Array) -> jax.Array:
+        def act(arrays: Any, obs: jax.Array) -> jax.Array:
             names = ("weights", "biases", "obs_mean", "obs_deviation")
-            return dataclasses.replace(policies[0], **dict(zip(names, own, strict=True))).forward(obs, jnp)
+            return dataclasses.replace(policies[0], **dict(zip(names, arrays, strict=True))).forward(obs, jnp)
 
         def step(carry: Any, _: None) -> Any:
             state, obs, alive = carry

@@ -1,4 +1,4 @@
-"""A film of episodes, by MuJoCo's renderer: robots in tiles side by side, each with a camera that follows."""
+"""Film episodes with MuJoCo's renderer: one tile per robot, side by side, each with a camera that follows."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import mujoco
 import numpy as np
 
 from td3_brax.commands.render.episodes import Episode
-from td3_brax.commands.render.scene import Poses, Scene, poses, rotation, shown
+from td3_brax.commands.render.scene import Poses, Scene, poses, rotation, shown_steps
 
 FPS = 30
-"""At most; a slower task sets its own."""
+"""Frames per second, at most; a task with longer steps has fewer."""
 HIGH, WIDE = 360, 480
-"""Of a tile, in pixels; both even, as video wants."""
+"""Height and width of a tile in pixels; both are even, which the video format needs."""
 GIF_FPS, GIF_SECONDS, GIF_HIGH = 15, 6.0, 240
 STAGE = """
 <mujoco>
@@ -40,7 +40,7 @@ STAGE = """
 </mujoco>
 """
 SUN = np.array([0.22, 0.33, -0.918])
-"""Where its light goes."""
+"""Direction of the light."""
 KINDS = {
     "sphere": mujoco.mjtGeom.mjGEOM_SPHERE,
     "capsule": mujoco.mjtGeom.mjGEOM_CAPSULE,
@@ -51,13 +51,13 @@ KINDS = {
 }
 
 
-def stage(scene: Scene) -> mujoco.MjModel:
-    """The ground of ``scene``, and its surfaces as meshes."""
+def make_stage(scene: Scene) -> mujoco.MjModel:
+    """Make a model with the ground of ``scene``, and with its surfaces as meshes."""
     floor = ""
     if scene.ground is not None:
         floor = f'<geom type="plane" pos="0 0 {scene.ground}" size="0 0 1" material="floor"/>'
     surfaces = "".join(
-        f'<mesh name="surface{i}" inertia="shell" vertex="{_listed(x.vertices)}" face="{_listed(x.faces)}"/>'
+        f'<mesh name="surface{i}" inertia="shell" vertex="{_mjcf(x.vertices)}" face="{_mjcf(x.faces)}"/>'
         for i, x in enumerate(scene.surfaces)
     )
     return mujoco.MjModel.from_xml_string(
@@ -66,12 +66,12 @@ def stage(scene: Scene) -> mujoco.MjModel:
 
 
 class Stage:
-    """A ground, a sky and light of our own, so that every robot is seen alike. Close it after use."""
+    """A renderer with the same ground, sky and light for every robot. Close it after use."""
 
     def __init__(self, scene: Scene) -> None:
         self.scene = scene
-        self.model = stage(scene)
-        self._turned = [rotation(quaternion) for quaternion in self.model.mesh_quat]
+        self.model = make_stage(scene)
+        self._mesh_rotations = [rotation(quaternion) for quaternion in self.model.mesh_quat]
         self.data = mujoco.MjData(self.model)
         mujoco.mj_forward(self.model, self.data)
         self.renderer = mujoco.Renderer(self.model, HIGH, WIDE)
@@ -80,16 +80,16 @@ class Stage:
         self.camera.distance = (2.4 if scene.elevation < -15 else 3.0) * scene.size
 
     def picture(self, poses: Poses, frame: int, lookat: np.ndarray) -> np.ndarray:
-        """[HIGH, WIDE, 3] of one frame."""
+        """Draw one frame; return the picture [HIGH, WIDE, 3]."""
         self.camera.lookat = lookat
         self.renderer.update_scene(self.data, self.camera)
         drawn = self.renderer.scene
         self._light(drawn, lookat)
         for i, shape in enumerate(self.scene.shapes):
             at, turn = poses.positions[frame, i], poses.rotations[frame, i]
-            if shape.surface >= 0:  # MuJoCo has moved its vertices to where its inertia is
+            if shape.surface >= 0:  # MuJoCo's compiler has moved its vertices into the frame of its inertia
                 at = at + turn @ self.model.mesh_pos[shape.surface]
-                turn = turn @ self._turned[shape.surface]
+                turn = turn @ self._mesh_rotations[shape.surface]
             geom = drawn.geoms[drawn.ngeom]
             mujoco.mjv_initGeom(
                 geom,
@@ -105,7 +105,7 @@ class Stage:
         return np.asarray(self.renderer.render())
 
     def _light(self, drawn: Any, lookat: np.ndarray) -> None:
-        """A lamp above the robot, wherever that has gone."""
+        """Add a light above the robot, which may have travelled far."""
         lamp = drawn.lights[drawn.nlight]
         lamp.pos, lamp.dir = lookat - 12 * self.scene.size * SUN, SUN
         lamp.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
@@ -114,47 +114,48 @@ class Stage:
         drawn.nlight += 1
 
     def close(self) -> None:
-        """Free what the graphics driver holds."""
+        """Free the graphics driver's resources."""
         self.renderer.close()
 
 
-def _listed(values: np.ndarray) -> str:
-    """As MJCF writes numbers."""
+def _mjcf(values: np.ndarray) -> str:
+    """Format numbers for MJCF."""
     return " ".join(f"{x:.7g}" for x in values.ravel())
 
 
 def frames(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float) -> tuple[Any, float]:
-    """An iterator of pictures [H, W, 3] with all episodes side by side, and frames per second."""
-    every = max(1, round(1 / (FPS * dt)))
-    return _frames(model, scene, episodes, dt, every), 1 / (dt * every)
+    """Return an iterator of pictures [H, W, 3] with all episodes side by side, and the frames per second."""
+    stride = max(1, round(1 / (FPS * dt)))
+    return _frames(model, scene, episodes, dt, stride), 1 / (dt * stride)
 
 
 def _frames(
-    model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, every: int
+    model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: float, stride: int
 ) -> Iterator[np.ndarray]:
-    steps = [shown(len(episode.qpos), every) for episode in episodes]
+    """Yield the pictures; one in ``stride`` steps is drawn."""
+    steps = [shown_steps(len(episode.qpos), stride) for episode in episodes]
     moved = [poses(model, scene, episode.qpos[at]) for episode, at in zip(episodes, steps, strict=True)]
-    looks = [_follow(own.center) for own in moved]
+    looks = [_camera_path(one.center) for one in moved]
     across = min(3, len(episodes))
     down = -(-len(episodes) // across)
-    drawn = Stage(scene)
+    stage = Stage(scene)
     try:
-        for frame in range(max(len(own.center) for own in moved)):
+        for frame in range(max(len(one.center) for one in moved)):
             whole = np.full((down * HIGH, across * WIDE, 3), 255, np.uint8)
             for i, episode in enumerate(episodes):
                 here = min(frame, len(moved[i].center) - 1)
-                speed = along(moved[i].center[:, 0], steps[i], here, dt) if scene.travels else None
-                picture = drawn.picture(moved[i], here, looks[i][here])
-                tile = _lettered(picture, episode, int(steps[i][here]), speed)
+                speed = mean_speed(moved[i].center[:, 0], steps[i], here, dt) if scene.travels else None
+                picture = stage.picture(moved[i], here, looks[i][here])
+                tile = _captioned(picture, episode, int(steps[i][here]), speed)
                 row, column = divmod(i, across)
                 whole[row * HIGH : (row + 1) * HIGH, column * WIDE : (column + 1) * WIDE] = tile
             yield whole
     finally:
-        drawn.close()
+        stage.close()
 
 
-def _follow(center: np.ndarray) -> np.ndarray:
-    """[F, 3] where the camera looks: after the robot, without its shaking."""
+def _camera_path(center: np.ndarray) -> np.ndarray:
+    """Return where the camera looks in each frame [F, 3]: at the smoothed ``center`` [F, 3] of the robot."""
     width = min(15, len(center)) // 2 * 2 + 1
     padded = np.concatenate([center[:1].repeat(width // 2, 0), center, center[-1:].repeat(width // 2, 0)])
     smooth = np.lib.stride_tricks.sliding_window_view(padded, width, axis=0).mean(axis=-1)[: len(center)]
@@ -162,8 +163,8 @@ def _follow(center: np.ndarray) -> np.ndarray:
     return smooth
 
 
-def along(x: np.ndarray, steps: np.ndarray, frame: int, dt: float) -> float:
-    """Mean speed over the last second, in metres per second.
+def mean_speed(x: np.ndarray, steps: np.ndarray, frame: int, dt: float) -> float:
+    """Return the mean speed over the second before ``frame``, in metres per second.
 
     Args:
         x: [F] positions at ``steps`` [F] of ``dt`` seconds.
@@ -173,17 +174,17 @@ def along(x: np.ndarray, steps: np.ndarray, frame: int, dt: float) -> float:
     return float((x[frame] - x[first]) / passed) if passed else 0.0
 
 
-def _lettered(picture: np.ndarray, episode: Episode, step: int, speed: float | None) -> np.ndarray:
-    """The picture with what it shows, its step, return and speed, in its upper left corner."""
+def _captioned(picture: np.ndarray, episode: Episode, step: int, speed: float | None) -> np.ndarray:
+    """Write the label, return, speed and step into the picture's upper left corner."""
     from PIL import Image, ImageDraw
 
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image, "RGBA")
     ended = "  (ended)" if episode.ended and step == len(episode.rewards) - 1 else ""
-    fast = "" if speed is None else f"{round(speed, 1) + 0.0:.1f} m/s   "  # no -0.0
+    speed_text = "" if speed is None else f"{round(speed, 1) + 0.0:.1f} m/s   "  # avoids -0.0
     lines = [
         episode.label,
-        f"return {episode.rewards[: step + 1].sum():,.0f}   {fast}step {step + 1:,}{ended}",
+        f"return {episode.rewards[: step + 1].sum():,.0f}   {speed_text}step {step + 1:,}{ended}",
     ]
     draw.rectangle((0, 0, WIDE, 52), fill=(255, 255, 255, 150))
     draw.text((12, 6), lines[0], fill=(20, 20, 20), font=_font(17, bold=True))
@@ -193,7 +194,7 @@ def _lettered(picture: np.ndarray, episode: Episode, step: int, speed: float | N
 
 @functools.cache
 def _font(size: int, bold: bool = False) -> Any:
-    """Matplotlib's own sans serif, which is everywhere that matplotlib is."""
+    """Load DejaVu Sans, which comes with matplotlib."""
     from matplotlib import font_manager
     from PIL import ImageFont
 
@@ -203,23 +204,23 @@ def _font(size: int, bold: bool = False) -> Any:
 
 
 def write(pictures: Iterator[np.ndarray], fps: float, mp4: Path, gif: Path) -> int:
-    """Write both files; returns the number of frames."""
+    """Write the film and a short GIF of it; return the number of frames."""
     import imageio.v2 as imageio
     from PIL import Image
 
     few: list[Any] = []
-    every = max(1, round(fps / GIF_FPS))
+    stride = max(1, round(fps / GIF_FPS))
     count = 0
-    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # what follows the fork is another program
+    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # the forked process only starts ffmpeg
     film = imageio.get_writer(mp4, fps=fps, codec="libx264", quality=8, macro_block_size=2, format="FFMPEG")
     with film:
         for picture in pictures:
             film.append_data(picture)
-            if count % every == 0 and count < GIF_SECONDS * fps:
+            if count % stride == 0 and count < GIF_SECONDS * fps:
                 high, wide, _ = picture.shape
                 scale = GIF_HIGH / HIGH
                 few.append(Image.fromarray(picture).resize((int(wide * scale), int(high * scale))))
             count += 1
-    pace = {"duration": round(1000 * every / fps), "loop": 0, "optimize": True}
+    pace = {"duration": round(1000 * stride / fps), "loop": 0, "optimize": True}
     few[0].save(gif, save_all=True, append_images=few[1:], **pace)
     return count

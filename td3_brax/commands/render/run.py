@@ -1,4 +1,4 @@
-"""``td3-brax render RUN``: a film of a run's policy and, with --html, a page to look at it from all sides."""
+"""``td3-brax render RUN``: film a run's policy or, with --html, make an interactive 3D page of it."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from td3_brax.cli import fail, guarded
-from td3_brax.commands.eval import above_zero, load, run_parser
+from td3_brax.commands.eval import load, positive, run_parser
 from td3_brax.config import Config
 from td3_brax.policy import Policy, PolicyError, load_policy
 from td3_brax.runs.device import prepare_jax
 
-GRAPHICS = ("egl", "osmesa")
+BACKENDS = ("egl", "osmesa")
+"""MuJoCo's drawing backends that need no screen."""
 OFF = ("disable", "disabled", "off", "false", "0")
-"""What MuJoCo takes for no graphics."""
+"""Values of ``MUJOCO_GL`` with which MuJoCo draws nothing."""
 PROBE = "import mujoco; context = mujoco.GLContext(16, 16); context.make_current(); context.free()"
+"""A program that fails if a drawing backend does not work."""
 
 
-def graphics() -> str:
-    """What MuJoCo can draw with, without a screen; the user's own ``MUJOCO_GL`` is not questioned."""
-    if own := os.environ.get("MUJOCO_GL"):
-        return "" if own.lower() in OFF else own
-    for name in GRAPHICS:
+def drawing_backend() -> str:
+    """Return a backend with which MuJoCo can draw without a screen; an empty text if there is none.
+
+    If the user has set ``MUJOCO_GL``, it is used without a check.
+    """
+    if chosen := os.environ.get("MUJOCO_GL"):
+        return "" if chosen.lower() in OFF else chosen
+    for name in BACKENDS:
         done = subprocess.run(
             [sys.executable, "-c", PROBE], env={**os.environ, "MUJOCO_GL": name}, capture_output=True
         )
@@ -33,37 +38,48 @@ def graphics() -> str:
     return ""
 
 
-def stages(run: str, config: Config, which: str, count: int) -> tuple[list[Policy | None], list[str]]:
-    """Whom to show, and what to call them: the run's stages, or ``count`` episodes of one policy.
+def choose_policies(
+    run: str, config: Config, which: str, count: int
+) -> tuple[list[Policy | None], list[str]]:
+    """Choose the policies to show, and their labels.
 
-    None is the untrained policy.
+    Args:
+        count: show that many episodes of the policy ``which``; with 0, one episode each of the untrained
+            policy (None in the returned list), an early one if it was saved, and ``which``.
 
     Raises:
         PolicyError: a policy can't be read.
     """
     trained = load_policy(run, which)
     if count:
-        return [trained] * count, [f"{config.env}, {_after(trained)}"] * count
-    shown: list[Policy | None] = [None]
+        return [trained] * count, [f"{config.env}, {_stage(trained)}"] * count
+    policies: list[Policy | None] = [None]
     labels = ["before training"]
     if (Path(run) / "policy_early.npz").exists():
         early = load_policy(run, "early")
         if early.meta.get("env_steps", 0) < trained.meta.get("env_steps", 0):
-            shown, labels = [*shown, early], [*labels, _after(early)]
-    return [*shown, trained], [*labels, _after(trained)]
+            policies, labels = [*policies, early], [*labels, _stage(early)]
+    return [*policies, trained], [*labels, _stage(trained)]
 
 
-def _after(policy: Policy) -> str:
+def _stage(policy: Policy) -> str:
+    """Describe how long a policy was trained."""
     return f"after {policy.meta['env_steps']:,} steps" if "env_steps" in policy.meta else "trained"
 
 
 def job(argv: Sequence[str]) -> int:
-    """Write the film, or the page; returns the exit code."""
-    parser = run_parser("render", __doc__, 0, "episodes of the one policy side by side (default: its stages)")
-    parser.add_argument("--seconds", type=above_zero, default=20, help="at most (default: 20)")
-    parser.add_argument("--html", action="store_true", help="an interactive page, in place of the film")
+    """Write the film or the page; return the exit code."""
+    parser = run_parser(
+        "render", __doc__, 0, "show this many episodes of the policy (default: one at each stage of training)"
+    )
     parser.add_argument(
-        "--out", metavar="FILE", help="default: film.mp4 (and film.gif), or viewer.html, in RUN"
+        "--seconds", type=positive, default=20, help="simulated time of an episode, at most (default: 20)"
+    )
+    parser.add_argument("--html", action="store_true", help="write an interactive page instead of a film")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        help="file to write; a film also gets a GIF (default: film.mp4 or viewer.html in RUN)",
     )
     args = parser.parse(argv)
     out = Path(args.out or Path(args.run) / ("viewer.html" if args.html else "film.mp4"))
@@ -72,30 +88,32 @@ def job(argv: Sequence[str]) -> int:
         return fail(f"--out={out}: must end with {suffix}")
     try:
         config, _ = load(args.run, args.which)
-        shown, labels = stages(args.run, config, args.which, args.episodes)
+        policies, labels = choose_policies(args.run, config, args.which, args.episodes)
     except PolicyError as error:
         return fail(error)
     if not args.html:
-        os.environ["MUJOCO_GL"] = drawn = graphics()
-        if not drawn:
+        os.environ["MUJOCO_GL"] = backend = drawing_backend()
+        if not backend:
             return fail(
-                "neither EGL nor OSMesa is there to draw with; on Debian: apt-get install libosmesa6, or "
-                "libegl1 and libgl1-mesa-dri; --html needs neither"
+                "a film needs EGL or OSMesa to draw, and neither works here; on Debian: apt-get install "
+                "libosmesa6 (or libegl1 libgl1-mesa-dri), or use --html, which needs neither"
             )
     prepare_jax(config.deterministic, 1)
     from td3_brax.commands.render.episodes import play
-    from td3_brax.commands.render.scene import look
+    from td3_brax.commands.render.scene import make_scene
 
-    task, episodes = play(config, shown, labels, args.seconds, args.seed)
+    task, episodes = play(config, policies, labels, args.seconds, args.seed)
     if any(not len(episode.rewards) for episode in episodes):
-        return fail(f"{args.run}: {config.env}'s physics break at the first step: there is nothing to show")
-    scene = look(task.model)
+        return fail(
+            f"{args.run}: the physics of {config.env} breaks at the first step, so there is nothing to show"
+        )
+    scene = make_scene(task.model)
     try:
         if args.html:
             from td3_brax.commands.render import viewer
 
             viewer.write(task.model, scene, episodes, task.dt, out)
-            print(f"{out}: open it in a browser")
+            print(f"open {out} in a browser")
             return 0
         from td3_brax.commands.render import film
 
@@ -104,12 +122,12 @@ def job(argv: Sequence[str]) -> int:
         count = film.write(pictures, fps, out, gif)
     except OSError as error:
         return fail(f"--out={out}: can't be written ({error.strerror or error})")
-    print(f"{out} and {gif.name}: {count} frames, drawn with {drawn.upper()}")
+    print(f"{out} and {gif.name}: {count} frames, drawn with {backend.upper()}")
     return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(job, argv)
 
 

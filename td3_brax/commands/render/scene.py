@@ -1,7 +1,7 @@
-"""What there is to see of a model: its visible shapes, and where they are.
+"""Find the visible shapes of a MuJoCo model, and where they are in each frame.
 
-A mesh or a field of heights is triangles; a robot that hides all its shapes is shown with them, and one that
-has none as boxes of its bodies' inertia.
+Meshes and height fields become triangles. If a robot hides all its shapes they are shown anyway; if it has
+none, its bodies are shown as boxes with the bodies' inertia.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 
 GROUPS = (0, 1, 2)
-"""Of geoms, those that MuJoCo's own viewer shows."""
+"""Geom groups that MuJoCo's own viewer shows."""
 KINDS = {
     mujoco.mjtGeom.mjGEOM_SPHERE: "sphere",
     mujoco.mjtGeom.mjGEOM_CAPSULE: "capsule",
@@ -28,61 +28,62 @@ GREY = (0.5, 0.5, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Surface:
-    """Triangles of a mesh or a field of heights."""
+    """The triangles of a mesh or a height field."""
 
     vertices: np.ndarray
-    """[V, 3] in the shape's frame."""
+    """[V, 3] positions in the shape's frame."""
     faces: np.ndarray
-    """[F, 3] of them, counterclockwise from outside."""
+    """[F, 3] indices of the vertices of each triangle, counterclockwise seen from outside."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One visible geom, or the inertia of a body."""
+    """A visible geom, or a box with a body's inertia."""
 
     geom: int
-    """-1: a body's inertia."""
+    """Index of the geom; -1 for a body's inertia."""
     body: int
+    """Index of the body it belongs to."""
     kind: str
-    """That of MuJoCo, or ``surface``."""
+    """``sphere``, ``capsule``, ``ellipsoid``, ``cylinder``, ``box`` or ``surface``."""
     size: tuple[float, float, float]
     rgba: tuple[float, float, float, float]
     surface: int = -1
-    """Of the scene's, where it is one."""
+    """Index in the scene's surfaces; -1 if it is not a surface."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """The visible shapes of a model, its ground, and the side to look from."""
+    """The visible shapes of a model, its ground, and where to look from."""
 
     shapes: tuple[Shape, ...]
     surfaces: tuple[Surface, ...]
     ground: float | None
-    """Its height, if there is one."""
+    """Height of the ground; None if there is none."""
     flat: bool
-    """Whether all moves in the plane of x and z."""
+    """Whether the robot can only move in the plane of x and z."""
     above: bool
-    """Whether all moves in a plane that is looked at from above."""
+    """Whether the robot can only move in the plane of x and y, which is seen from above."""
     travels: bool
-    """Whether the robot as a whole goes along x: only then its speed says something."""
+    """Whether the robot as a whole can move along x, so that its speed is worth showing."""
     size: float
-    """About as long as the robot, in metres."""
+    """Approximate length of the robot, in metres."""
     root: int
-    """The first body that moves."""
+    """Index of the first body that moves."""
 
     @property
     def azimuth(self) -> float:
-        """Of a camera, in degrees."""
+        """Azimuth of the camera, in degrees."""
         return 90.0 if self.flat or self.above else 120.0
 
     @property
     def elevation(self) -> float:
-        """Of a camera, in degrees."""
+        """Elevation of the camera, in degrees."""
         return -89.0 if self.above else -8.0 if self.flat else -22.0
 
 
-def look(model: mujoco.MjModel) -> Scene:
-    """What there is to see of ``model``."""
+def make_scene(model: mujoco.MjModel) -> Scene:
+    """Find the visible shapes of ``model``, its ground, and where to look from."""
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
     shapes, surfaces = _shapes(model)
@@ -106,7 +107,7 @@ def look(model: mujoco.MjModel) -> Scene:
 
 
 def _shapes(model: mujoco.MjModel) -> tuple[tuple[Shape, ...], tuple[Surface, ...]]:
-    """Visible ones, or else all; those of the bodies' inertia where there are none."""
+    """Return the visible shapes, or else all shapes, or else boxes with the bodies' inertia."""
     opaque = [g for g in range(model.ngeom) if _kind(model, g) in KINDS and _color(model, g)[3] > 0]
     opaque = [g for g in opaque if KINDS[_kind(model, g)] not in TRIANGLES or model.geom_dataid[g] >= 0]
     shown = [g for g in opaque if model.geom_group[g] in GROUPS] or opaque
@@ -130,22 +131,26 @@ def _shapes(model: mujoco.MjModel) -> tuple[tuple[Shape, ...], tuple[Surface, ..
 
 
 def _kind(model: mujoco.MjModel, geom: int) -> mujoco.mjtGeom:
+    """Return the type of a geom."""
     return mujoco.mjtGeom(model.geom_type[geom])
 
 
 def _color(model: mujoco.MjModel, geom: int) -> tuple[float, float, float, float]:
+    """Return the RGBA colour of a geom, or of its material if it has one."""
     material = model.geom_matid[geom]
     rgba = model.mat_rgba[material] if material >= 0 else model.geom_rgba[geom]
     return tuple(map(float, rgba))  # type: ignore[return-value]
 
 
 def _mesh(model: mujoco.MjModel, mesh: int) -> Surface:
+    """Return the triangles of a mesh."""
     first, face = model.mesh_vertadr[mesh], model.mesh_faceadr[mesh]
     vertices = model.mesh_vert[first : first + model.mesh_vertnum[mesh]]
     return Surface(vertices.copy(), model.mesh_face[face : face + model.mesh_facenum[mesh]].copy())
 
 
 def _heights(model: mujoco.MjModel, field: int) -> Surface:
+    """Return the triangles of a height field, two per cell."""
     rows, columns = int(model.hfield_nrow[field]), int(model.hfield_ncol[field])
     x, y, top, _ = model.hfield_size[field]
     first = model.hfield_adr[field]
@@ -163,20 +168,20 @@ TRIANGLES = {"mesh": _mesh, "heights": _heights}
 
 
 def rotation(quaternion: np.ndarray) -> np.ndarray:
-    """The matrix [3, 3] of a quaternion [4]."""
-    made = np.empty(9)
-    mujoco.mju_quat2Mat(made, quaternion)
-    return made.reshape(3, 3)
+    """Return the rotation matrix [3, 3] of a quaternion [4]."""
+    matrix = np.empty(9)
+    mujoco.mju_quat2Mat(matrix, quaternion)
+    return matrix.reshape(3, 3)
 
 
 def _inertia(model: mujoco.MjModel, body: int) -> tuple[float, float, float]:
-    """Half the sides of a box with the inertia of ``body``, and a millimetre at least."""
+    """Return half the sides of a box with the inertia of ``body``, each at least a millimetre."""
     whole = model.body_inertia[body].sum() / 2 - model.body_inertia[body]
     return tuple(map(float, np.sqrt(3 * whole.clip(0) / model.body_mass[body]).clip(1e-3)))  # type: ignore[return-value]
 
 
 def _ground(model: mujoco.MjModel, data: mujoco.MjData) -> float | None:
-    """The height of the first level plane."""
+    """Return the height of the first horizontal plane; None if there is none."""
     for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE):
         if data.geom_xmat[geom, 8] > 0.9:
             return float(data.geom_xpos[geom, 2])
@@ -184,32 +189,37 @@ def _ground(model: mujoco.MjModel, data: mujoco.MjData) -> float | None:
 
 
 def _size(model: mujoco.MjModel, data: mujoco.MjData, shapes: tuple[Shape, ...]) -> float:
-    """The mean of the two longest sides of all, but for fields of heights where there is anything else."""
+    """Return the mean of the two longest sides of the box around all shapes.
+
+    Height fields count only if there is nothing else.
+    """
     fields = mujoco.mjtGeom.mjGEOM_HFIELD
-    some = tuple(s for s in shapes if s.geom < 0 or model.geom_type[s.geom] != fields) or shapes
-    if not some:
+    measured = tuple(s for s in shapes if s.geom < 0 or model.geom_type[s.geom] != fields) or shapes
+    if not measured:
         return 1.0
-    at, _, ids = _places(data, some)
+    at, _, ids = _places(data, measured)
     where = at[ids]
-    reach = np.array([[np.linalg.norm(s.size) if s.geom < 0 else model.geom_rbound[s.geom]] for s in some])
+    reach = np.array(
+        [[np.linalg.norm(s.size) if s.geom < 0 else model.geom_rbound[s.geom]] for s in measured]
+    )
     spans = (where + reach).max(axis=0) - (where - reach).min(axis=0)
     return float(np.sort(spans)[-2:].mean())
 
 
 @dataclass(frozen=True)
 class Poses:
-    """Where the shapes of a scene are in F frames."""
+    """The positions and rotations of a scene's shapes in F frames."""
 
     positions: np.ndarray
     """[F, shapes, 3]"""
     rotations: np.ndarray
     """[F, shapes, 3, 3]"""
     center: np.ndarray
-    """[F, 3], the centre of mass of the robot."""
+    """[F, 3] the robot's centre of mass."""
 
 
 def poses(model: mujoco.MjModel, scene: Scene, qpos: np.ndarray) -> Poses:
-    """Of positions [F, nq], by MuJoCo's kinematics."""
+    """Compute the poses for generalized positions [F, nq] with MuJoCo's kinematics."""
     data = mujoco.MjData(model)
     at, turned, ids = _places(data, scene.shapes)
     positions, rotations, center = [], [], []
@@ -224,12 +234,12 @@ def poses(model: mujoco.MjModel, scene: Scene, qpos: np.ndarray) -> Poses:
 
 
 def _places(data: mujoco.MjData, shapes: tuple[Shape, ...]) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Views of ``data`` with positions [n, 3] and rotations [n, 9], and the rows that are the shapes'."""
+    """Return views of ``data`` with positions [n, 3] and rotations [n, 9], and the row of each shape."""
     if any(shape.geom < 0 for shape in shapes):
         return data.xipos, data.ximat, [shape.body for shape in shapes]
     return data.geom_xpos, data.geom_xmat, [shape.geom for shape in shapes]
 
 
-def shown(length: int, every: int) -> np.ndarray:
-    """Which of ``length`` steps are shown: one in ``every``, and the last."""
-    return np.unique(np.append(np.arange(0, length, every), length - 1))
+def shown_steps(length: int, stride: int) -> np.ndarray:
+    """Return which of ``length`` steps are shown: one in ``stride``, and the last."""
+    return np.unique(np.append(np.arange(0, length, stride), length - 1))

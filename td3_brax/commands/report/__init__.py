@@ -1,1 +1,1 @@
-"""Pictures, tables and a page of runs: ``td3-brax report``."""
+"""``td3-brax report``: figures, tables and an HTML page about runs."""

@@ -1,4 +1,4 @@
-"""The algorithms of the paper's tables, as options of TD3."""
+"""The algorithms in the paper's tables, expressed as options of TD3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What it is called in the paper, and its options beside those of TD3's preset."""
+    """An algorithm: its name in the paper, and the options that it changes from TD3's preset."""
 
     title: str
     options: Mapping[str, Any]
@@ -39,19 +39,24 @@ ALGORITHMS = {
         },
     ),
 }
-"""Without delayed policy updates (DP), target policy smoothing (TPS), clipped double Q-learning (CDQ)."""
+"""Ablations leave out delayed policy updates (DP), target policy smoothing (TPS) or clipped double Q-learning
+(CDQ)."""
 
 DDPG_DIFFERS = (
-    "DDPG's row has the hyper-parameters of its authors as the paper lists them (supplementary C), except "
-    "that exploration noise is Gaussian (the paper's runs: Ornstein-Uhlenbeck), the critic has no weight "
-    "decay, and it takes the action in its first layer."
+    "DDPG uses its authors' hyper-parameters as the paper lists them (supplementary C), with three "
+    "exceptions: exploration noise is Gaussian (the paper used Ornstein-Uhlenbeck noise), the critic has no "
+    "weight decay, and the critic takes the action in its first layer."
 )
 
 
 def algorithm_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> str | None:
-    """The algorithm whose options are what ``config`` has beside its preset's, ``base``; None for others."""
-    # How fast, how long and how often are not part of it.
-    free = {
+    """Return the key of the algorithm that ``config`` runs; None if it is not one of the paper's.
+
+    Args:
+        base: options of the preset; those of ``config`` may differ from it only by the algorithm's options.
+    """
+    # These options set how fast, how long and how often, and are not part of an algorithm.
+    ignored = {
         "preset",
         "seed",
         "total_env_steps",
@@ -73,5 +78,5 @@ def algorithm_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> str | No
         "checkpoint_replay",
         "on_nonfinite",
     }
-    differs = {name: value for name, value in config.items() if name not in free and value != base[name]}
-    return next((name for name, own in ALGORITHMS.items() if own.options == differs), None)
+    differs = {name: value for name, value in config.items() if name not in ignored and value != base[name]}
+    return next((name for name, algorithm in ALGORITHMS.items() if algorithm.options == differs), None)

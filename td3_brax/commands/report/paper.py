@@ -1,7 +1,7 @@
-"""What the TD3 paper published: Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477.
+"""Results published in the TD3 paper: Fujimoto, van Hoof, Meger 2018, arXiv 1802.09477.
 
-``data/paper_curves.csv`` has the mean and half a standard deviation of the authors' ten published
-learning curves of each task, every 25,000 environment steps.
+``data/paper_curves.csv`` holds the mean and half a standard deviation of the authors' ten published
+learning curves for each task, every 25,000 environment steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STEPS, SEEDS = 1_000_000, 10
 
 
 class Score(NamedTuple):
-    """A mean and, where it was published, one standard deviation, over ten trials."""
+    """A mean over ten trials and, if it was published, one standard deviation."""
 
     mean: float
     deviation: float | None = None
@@ -47,7 +47,7 @@ BEST: dict[str, dict[str, Score]] = {
         "our-ddpg": Score(8369.95),
     },
 }
-"""Table 1: the highest point of the average learning curve within a million steps."""
+"""The paper's table 1: the highest point of the mean learning curve within a million steps."""
 
 LAST: dict[str, dict[str, float]] = {
     "td3": {"HalfCheetah": 9532.99, "Hopper": 3304.75, "Walker2d": 4565.24, "Ant": 4185.06},
@@ -57,29 +57,29 @@ LAST: dict[str, dict[str, float]] = {
     "our-ddpg": {"HalfCheetah": 8401.02, "Hopper": 1061.77, "Walker2d": 2362.13, "Ant": 564.07},
     "ddpg": {"HalfCheetah": 3162.50, "Hopper": 1731.94, "Walker2d": 1520.90, "Ant": 816.35},
 }
-"""Table 2: the average of the last ten evaluations; the paper calls ``our-ddpg`` AHE there."""
+"""The paper's table 2: the average of the last ten evaluations. It calls ``our-ddpg`` AHE."""
 
 OTHERS: dict[str, list[tuple[str, str]]] = {
     "Ant": [("Tianshou's TD3", "5116 ± 800"), ("Spinning Up's TD3", "about 3800")]
 }
-"""Other published results after a million steps."""
+"""Results published by others, after a million steps."""
 
 
 class Curve(SimpleNamespace):
-    """``env_steps``, ``mean`` and ``half_std``, each [T]."""
+    """A published learning curve: ``env_steps``, ``mean`` and ``half_std``, each [T]."""
 
     env_steps: np.ndarray
     mean: np.ndarray
     half_std: np.ndarray
 
     def at(self, env_steps: float) -> float:
-        """The mean there, between the published points."""
+        """Return the mean at ``env_steps``, interpolated linearly between the published points."""
         return float(np.interp(env_steps, self.env_steps, self.mean))
 
 
 @functools.cache
 def curves() -> dict[str, Curve]:
-    """The published learning curve of each task."""
+    """Load the published learning curve of each task."""
     columns: dict[str, list[tuple[float, float, float]]] = {}
     with (resources.files("td3_brax") / "data" / "paper_curves.csv").open() as file:
         for row in csv.DictReader(file):
@@ -92,6 +92,6 @@ def curves() -> dict[str, Curve]:
 
 
 def family(env: str) -> str | None:
-    """The paper's task that a Gymnasium task stands for: ``Ant`` of ``Ant-v5``; None for others."""
+    """Return the paper's name of a Gymnasium task: ``Ant`` for ``Ant-v5``, None for tasks not in it."""
     name, _, version = env.rpartition("-v")
     return name if version.isdigit() and name in TASKS else None

@@ -1,4 +1,4 @@
-"""Learning curves of several trials, and what they come to."""
+"""Learning curves over trials, and summary statistics of them."""
 
 from __future__ import annotations
 
@@ -12,70 +12,74 @@ from td3_brax.commands.report.groups import Group
 from td3_brax.commands.report.runs import Run
 
 RESAMPLES = 2000
+"""Bootstrap resamples."""
 TRIM = 0.25
-"""Share of the trials that an interquartile mean leaves out at either end."""
+"""Share of the trials that an interquartile mean leaves out at each end."""
 LAST = 10
 """Evaluations that the paper's table 2 averages."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Greedy returns of S trials at the T environment steps at which all of them were evaluated."""
+    """Greedy returns of S trials at the T environment steps at which all trials were evaluated."""
 
     env_steps: np.ndarray
-    """[T]"""
+    """[T] environment steps."""
     returns: np.ndarray
-    """[S, T], each the mean of an evaluation's episodes."""
+    """[S, T] mean return over the episodes of each evaluation."""
     q_mean: np.ndarray
-    """[S, T], the critic's value of what the policy does; NaN where it was not compared."""
+    """[S, T] the critic's value of the policy's actions; NaN if it was not recorded."""
     q_true: np.ndarray
-    """[S, T], the discounted return that followed."""
+    """[S, T] the discounted return that followed those actions; NaN if it was not recorded."""
 
     @property
     def mean(self) -> np.ndarray:
-        """[T]"""
+        """Mean return over trials [T]."""
         return self.returns.mean(axis=0)
 
     @property
     def half_std(self) -> np.ndarray:
-        """[T], half a standard deviation over trials, as the paper shades."""
+        """Half a standard deviation over trials [T], which the paper's figures shade."""
         return self.returns.std(axis=0) / 2
 
     @property
     def best(self) -> tuple[float, float, int]:
-        """The paper's max average return: the mean curve's highest point, the deviation there, and where."""
+        """The paper's max average return: the highest point of the mean curve, the standard deviation over
+        trials there, and its environment step."""
         at = int(self.mean.argmax())
         return float(self.mean[at]), float(2 * self.half_std[at]), int(self.env_steps[at])
 
     @property
     def last(self) -> np.ndarray:
-        """[S], each trial's average over its last ten evaluations (the paper's table 2)."""
+        """Average of the last ten evaluations of each trial [S] (the paper's table 2)."""
         return self.returns[:, -LAST:].mean(axis=1)
 
 
 def curves(group: Group) -> Curves | None:
-    """Of a group's trials; None where they were never evaluated at the same step."""
-    own = [{int(r["env_steps"]): r for r in run.evaluations} for run in group.runs]
-    shared = sorted(set.intersection(*(set(one) for one in own)))
+    """Return the curves of a group's trials; None if the trials share no evaluation step."""
+    by_step = [{int(r["env_steps"]): r for r in run.evaluations} for run in group.runs]
+    shared = sorted(set.intersection(*(set(one) for one in by_step)))
     if not shared:
         return None
 
     def column(name: str) -> np.ndarray:
-        values = [[one[step].get(name) for step in shared] for one in own]
+        values = [[one[step].get(name) for step in shared] for one in by_step]
         return np.array([[math.nan if v is None else v for v in row] for row in values], float)
 
     return Curves(np.array(shared), *map(column, ("eval/return_mean", "eval/q_mean", "eval/q_true")))
 
 
 def iqm(values: np.ndarray) -> np.ndarray:
-    """Interquartile mean of [S, ...] over the first axis: without the lowest and the highest quarter."""
+    """Return the interquartile mean of [S, ...] over the first axis: the mean of the middle half."""
     cut = int(TRIM * len(values))
     return np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
 
 
 def interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95% interval [T] of the interquartile mean of [S, T], from trials drawn again (percentile bootstrap;
-    Agarwal et al. 2021, arXiv 2108.13264). The draws are always the same."""
+    """Return the 95% interval (low [T], high [T]) of the interquartile mean of ``returns`` [S, T].
+
+    It is a percentile bootstrap over trials (Agarwal et al. 2021, arXiv 2108.13264) with a fixed seed.
+    """
     trials = len(returns)
     drawn = np.random.default_rng(0).integers(trials, size=(RESAMPLES, trials))
     means = np.stack([iqm(returns[rows]) for rows in drawn])
@@ -84,8 +88,11 @@ def interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def goals(group: Group, paper: float | None) -> list[float]:
-    """Returns worth a time: shares of the paper's; else four to nine round numbers on the way to the best
-    return, from 0 or, where no return is above it, from the first."""
+    """Choose the returns for which the page gives the steps and time that trials need to reach them.
+
+    With a positive return ``paper``, they are shares of it. Otherwise they are round numbers, four to nine,
+    between 0 and the best return; if no return is above 0, between the first and the best return.
+    """
     if paper is not None and paper > 0:
         return [share * paper for share in (0.25, 0.5, 0.75, 0.9, 1.0)]
     best = max(r["eval/return_mean"] for run in group.runs for r in run.evaluations)
@@ -99,7 +106,8 @@ def goals(group: Group, paper: float | None) -> list[float]:
 
 
 def reached(run: Run, goal: float) -> tuple[int, float] | None:
-    """Environment steps and seconds (compiling included) at a run's first evaluation at or over ``goal``."""
+    """Return the environment steps and seconds (compilation included) of the run's first evaluation with a
+    return of at least ``goal``; None if there is none."""
     for report in run.evaluations:
         if report["eval/return_mean"] >= goal:
             return int(report["env_steps"]), float(report.get("wall_s") or math.nan)
@@ -107,7 +115,7 @@ def reached(run: Run, goal: float) -> tuple[int, float] | None:
 
 
 def median_reached(runs: Sequence[Run], goal: float) -> tuple[int, float] | None:
-    """The median of :func:`reached` over trials; None where fewer than half reached it."""
+    """Return the median of :func:`reached` over trials; None if fewer than half reached the goal."""
     never = (math.inf, math.inf)
     found = sorted(reached(run, goal) or never for run in runs)
     steps, seconds = found[len(found) // 2]

@@ -1,4 +1,4 @@
-"""What a page tells in tables: as text, for HTML and CSV alike."""
+"""The tables of a report, as text for HTML and CSV."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from td3_brax.runs import formatting
 from td3_brax.runs.tracking import duration
 
 Row = Sequence[str]
-NAMES = ("run", "task", "experiment")
-"""Columns of text."""
-WORD = 32
-"""Letters that stay on one line there."""
+NAME_COLUMNS = ("run", "task", "experiment")
+"""Columns that hold names; their cells may wrap."""
+UNBROKEN_LETTERS = 32
+"""Words of at most this many letters are not broken in those columns."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under a head."""
+    """A table of text with a header row."""
 
     head: Row
     rows: Sequence[Row]
 
 
 def number(value: float | None) -> str:
-    """With a comma for thousands, and three digits; nothing for none."""
+    """Format a number with commas for thousands and three digits; empty if None or not finite."""
     return "" if value is None or not math.isfinite(value) else formatting.number(value)
 
 
 def scored(mean: float, deviation: float | None) -> str:
-    """A mean with its deviation, where there is one."""
+    """Format a mean with its standard deviation, if there is one."""
     if deviation is None:
         return number(mean)
     return formatting.spread(mean, deviation, "±")
 
 
 Measured = tuple[Group, Curves]
-"""Trials of one experiment, and their evaluations together."""
+"""The trials of one experiment, and their learning curves."""
 
 
 def best(groups: Sequence[Measured]) -> Table:
-    """The paper's table 1."""
+    """Make the counterpart of the paper's table 1: the max average return of each experiment."""
     rows = []
-    for group, own in groups:
-        mean, deviation, at = own.best
-        row = [group.env, group.label, str(len(group.runs)), f"{own.env_steps[-1]:,}"]
+    for group, curves in groups:
+        mean, deviation, at = curves.best
+        row = [group.env, group.label, str(len(group.runs)), f"{curves.env_steps[-1]:,}"]
         row += [scored(mean, deviation if len(group.runs) > 1 else None), f"{at:,}"]
         published = paper.BEST.get(paper.family(group.env) or "", {}).get(group.algorithm or "")
         row += [scored(*published) if published else ""]
-        row += [_curve_at(group, int(own.env_steps[-1])), _gymnasium(group)]
+        row += [_published_best(group, int(curves.env_steps[-1])), _gymnasium(group)]
         rows.append(row)
     head = ["task", "experiment", "trials", "steps", "max average return", "at step"]
     head += [
@@ -68,8 +68,8 @@ def best(groups: Sequence[Measured]) -> Table:
     return Table(head, rows)
 
 
-def _curve_at(group: Group, steps: int) -> str:
-    """The highest point of the published TD3 curve within ``steps``."""
+def _published_best(group: Group, steps: int) -> str:
+    """Return the highest point of the published TD3 curve up to ``steps`` environment steps."""
     task = paper.family(group.env)
     if group.algorithm != "td3" or not task:
         return ""
@@ -78,7 +78,7 @@ def _curve_at(group: Group, steps: int) -> str:
 
 
 def _gymnasium(group: Group) -> str:
-    """Mean and deviation, over trials, of the policies' scores in the real environment."""
+    """Return the mean and standard deviation over trials of the last policies' scores in Gymnasium."""
     scores = [run.gymnasium["return_mean"] for run in group.runs if run.gymnasium]
     return (
         scored(float(np.mean(scores)), float(np.std(scores)) if len(scores) > 1 else None) if scores else ""
@@ -86,36 +86,39 @@ def _gymnasium(group: Group) -> str:
 
 
 def last(groups: Sequence[Measured]) -> Table | None:
-    """The paper's table 2; None where no task has two experiments."""
+    """Make the counterpart of the paper's table 2, the average of the last evaluations.
+
+    Return None if no task has two experiments.
+    """
     tasks = [group.env for group, _ in groups]
     if len(set(tasks)) == len(tasks):
         return None
     rows = []
-    for group, own in groups:
+    for group, curves in groups:
         published = paper.LAST.get(group.algorithm or "", {}).get(paper.family(group.env) or "")
-        deviation = float(own.last.std()) if len(group.runs) > 1 else None
-        rows.append([group.env, group.label, scored(float(own.last.mean()), deviation), number(published)])
+        deviation = float(curves.last.std()) if len(group.runs) > 1 else None
+        rows.append([group.env, group.label, scored(float(curves.last.mean()), deviation), number(published)])
     return Table(
         ["task", "experiment", "average of the last 10 evaluations", "published, 1M steps (v1)"], rows
     )
 
 
 def speed(groups: Sequence[Measured]) -> Table | None:
-    """Steps and time to goals: median over trials; None where there are no goals."""
+    """Make a table of the median steps and time to reach each goal; None if there are no goals."""
     rows = []
     for group, _ in groups:
         published = paper.BEST.get(paper.family(group.env) or "", {}).get("td3")
         for goal in goals(group, published.mean if published else None):
-            there = median_reached(group.runs, goal)
+            needed = median_reached(group.runs, goal)
             share = f" ({goal / published.mean:.0%} of the paper's)" if published else ""
-            steps, spent = (f"{there[0]:,}", duration(there[1])) if there else ("not reached", "")
+            steps, spent = (f"{needed[0]:,}", duration(needed[1])) if needed else ("not reached", "")
             rows.append([group.env, group.label, number(goal) + share, steps, spent])
-    head = ["task", "experiment", "return", "environment steps", "time, compiling included"]
+    head = ["task", "experiment", "return", "environment steps", "time, compilation included"]
     return Table(head, rows) if rows else None
 
 
 def trials(groups: Sequence[Group]) -> Table:
-    """Every run."""
+    """Make a table with a row for each run."""
     head = ["run", "task", "experiment", "seed", "steps", "best", "last", "last 10 evaluations"]
     head += ["env steps/s", "time", "last policy in Gymnasium"]
     rows = []
@@ -142,22 +145,22 @@ def trials(groups: Sequence[Group]) -> Table:
 
 
 def points(groups: Sequence[Measured]) -> Table:
-    """Every point of the curves, as text that loses nothing."""
+    """Make a table of every point of the averaged curves, in six digits."""
     head = ["task", "experiment", "env_steps", "trials", "mean", "half_std", "iqm", "iqm_low", "iqm_high"]
     head += ["q_mean", "q_true"]
     rows = []
-    for group, own in groups:
-        low, high = interval(own.returns)
-        columns = [own.mean, own.half_std, iqm(own.returns), low, high]
-        columns += [own.q_mean.mean(axis=0), own.q_true.mean(axis=0)]
-        for i, steps in enumerate(own.env_steps):
+    for group, curves in groups:
+        low, high = interval(curves.returns)
+        columns = [curves.mean, curves.half_std, iqm(curves.returns), low, high]
+        columns += [curves.q_mean.mean(axis=0), curves.q_true.mean(axis=0)]
+        for i, steps in enumerate(curves.env_steps):
             values = ["" if math.isnan(column[i]) else f"{column[i]:.6g}" for column in columns]
             rows.append([group.env, group.label, str(steps), str(len(group.runs)), *values])
     return Table(head, rows)
 
 
 def evaluations(groups: Sequence[Group]) -> Table:
-    """Every evaluation of every run."""
+    """Make a table with a row for each evaluation of each run."""
     head = ["run", "task", "experiment", "seed", "env_steps", "return_mean", "return_std", "length_mean"]
     head += ["q_mean", "q_true"]
     rows = []
@@ -172,21 +175,21 @@ def evaluations(groups: Sequence[Group]) -> Table:
 
 
 def as_csv(table: Table) -> str:
-    """A table as CSV."""
-    made = io.StringIO()
-    csv.writer(made, lineterminator="\n").writerows([table.head, *table.rows])
-    return made.getvalue()
+    """Format a table as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([table.head, *table.rows])
+    return text.getvalue()
 
 
 def as_html(table: Table) -> str:
-    """A table as HTML, without the columns that hold nothing; names may take several lines, numbers not."""
+    """Format a table as HTML, without empty columns; cells with names may wrap, numbers do not."""
     filled = [i for i in range(len(table.head)) if any(row[i] for row in table.rows)]
 
     def cells(row: Row, kind: str) -> Iterable[str]:
         for i in filled:
             text = html.escape(row[i])
-            if table.head[i] in NAMES:
-                kept = (f"<span>{w}</span>" if len(w) <= WORD else w for w in text.split(" "))
+            if table.head[i] in NAME_COLUMNS:
+                kept = (f"<span>{w}</span>" if len(w) <= UNBROKEN_LETTERS else w for w in text.split(" "))
                 yield f'<{kind} class="name">{" ".join(kept)}</{kind}>'
             else:
                 yield f"<{kind}>{text}</{kind}>"

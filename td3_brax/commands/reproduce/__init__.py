@@ -1,1 +1,1 @@
-"""The TD3 paper's experiments: ``td3-brax reproduce``."""
+"""``td3-brax reproduce``: run the TD3 paper's experiments."""

@@ -16,19 +16,20 @@ from td3_brax.runs import wandb_run
 
 PRESETS = ("paper", "author")
 NUM_ENVS = 25
-"""Divides the 5,000 steps between evaluations, and keeps a device busier than the paper's single one."""
+"""Default number of environments: it divides the 5,000 steps between evaluations, and keeps a device busier
+than the paper's single environment."""
 TASKS = tuple(name for name in GYMNASIUM_TASKS if paper.family(name))
 NOT_OPTIONS = {
-    **dict.fromkeys(("env", "seed", "total_env_steps"), "say --envs, --seeds and --steps"),
-    "backend": "the tasks are Gymnasium's",
-    "checkpoint_replay": "members' checkpoints always hold the replay",
+    **dict.fromkeys(("env", "seed", "total_env_steps"), "use --envs, --seeds and --steps instead"),
+    "backend": "can't be set: the tasks are Gymnasium's, not brax's",
+    "checkpoint_replay": "can't be set: members' checkpoints always hold the replay",
 }
-"""Of ``td3-brax train``, and why not here."""
+"""Options of ``td3-brax train`` that this command refuses, with the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
-    """What this command is to run."""
+class Request:
+    """The experiments that the user asked for."""
 
     envs: Sequence[str]
     algos: Sequence[str]
@@ -36,16 +37,16 @@ class Asked:
     steps: int
     quick: bool = False
     members: int | None = None
-    """At once; None for all."""
+    """Trials of a task and algorithm at once; None for all."""
     preset: str = PRESETS[0]
     out: str = "runs/reproduce"
     wandb: str = "disabled"
     devices: int = 0
-    """0 for all."""
+    """Devices that share the trials; 0 for all."""
 
 
-FULL = Asked([f"{name}-v4" for name in paper.TASKS], ["td3"], paper.SEEDS, paper.STEPS)
-QUICK = Asked(
+FULL = Request([f"{name}-v4" for name in paper.TASKS], ["td3"], paper.SEEDS, paper.STEPS)
+QUICK = Request(
     ["InvertedDoublePendulum-v4", "HalfCheetah-v4"],
     ["td3", "our-ddpg"],
     seeds=2,
@@ -55,29 +56,41 @@ QUICK = Asked(
 )
 
 
-OWN = {
+HELP = {
     "out": f"folder of the experiments (default: {FULL.out}; with --quick {QUICK.out})",
     "devices": "devices that share the trials (default: all)",
     "num_envs": f"{FIELDS['num_envs'].metadata['help']} (default: {NUM_ENVS})",
     "spread_phases": f"{FIELDS['spread_phases'].metadata['help']} (default: True; False with --num_envs 1)",
 }
-"""What the help says of options that the command, not a preset, has a default for."""
+"""Help texts of options whose default is set by this command, not by a preset."""
 
 
-def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
-    """What is to run, and further options of every run.
+def parse(argv: Sequence[str]) -> tuple[Request, dict[str, Any]]:
+    """Parse the command line into a request and further options that apply to every run.
 
     Raises:
-        ConfigError: an option that can't be used.
+        ConfigError: an option can't be used.
     """
-    parser = train_parser("reproduce", __doc__ or "", tuple(NOT_OPTIONS), PRESETS, OWN)
-    own = parser.add_argument_group("experiments")
-    own.add_argument("--envs", metavar="A,B", help=f"tasks [{', '.join(TASKS)}] ({_of('envs')})")
-    own.add_argument("--algos", metavar="A,B", help=f"of {','.join(ALGORITHMS)} ({_of('algos')})")
-    own.add_argument("--seeds", metavar="INT", help=f"trials of each ({_of('seeds')})")
-    own.add_argument("--steps", metavar="INT", help=f"of each trial ({_of('steps')})")
-    own.add_argument("--members", metavar="INT", help="trials of a task and algorithm at once (default: all)")
-    own.add_argument("--quick", action="store_const", const=True, help="a reduced version, in minutes")
+    parser = train_parser("reproduce", __doc__ or "", tuple(NOT_OPTIONS), PRESETS, HELP)
+    experiments = parser.add_argument_group("experiments")
+    experiments.add_argument(
+        "--envs", metavar="A,B", help=f"tasks [{', '.join(TASKS)}] ({_defaults('envs')})"
+    )
+    experiments.add_argument(
+        "--algos", metavar="A,B", help=f"algorithms [{', '.join(ALGORITHMS)}] ({_defaults('algos')})"
+    )
+    experiments.add_argument(
+        "--seeds", metavar="INT", help=f"trials of each task and algorithm ({_defaults('seeds')})"
+    )
+    experiments.add_argument(
+        "--steps", metavar="INT", help=f"environment steps of each trial ({_defaults('steps')})"
+    )
+    experiments.add_argument(
+        "--members", metavar="INT", help="trials of a task and algorithm at once (default: all)"
+    )
+    experiments.add_argument(
+        "--quick", action="store_const", const=True, help="run a reduced version that takes minutes"
+    )
     explicit, others = parse_options(parser, argv)
     for name, why in NOT_OPTIONS.items():
         if name in explicit:
@@ -95,23 +108,24 @@ def parse(argv: Sequence[str]) -> tuple[Asked, dict[str, Any]]:
     if mode := wandb_run.asked():
         explicit = {"wandb": mode} | explicit
     given |= {n: explicit.pop(n) for n in ("preset", "out", "wandb", "devices") if n in explicit}
-    asked = dataclasses.replace(base, **given)
-    if asked.preset not in PRESETS:
-        why = f"must be one of {', '.join(PRESETS)}{nearest(asked.preset, PRESETS)}"
-        raise ConfigError("preset", asked.preset, why)
-    return asked, explicit
+    request = dataclasses.replace(base, **given)
+    if request.preset not in PRESETS:
+        why = f"must be one of {', '.join(PRESETS)}{nearest(request.preset, PRESETS)}"
+        raise ConfigError("preset", request.preset, why)
+    return request, explicit
 
 
-def _of(name: str) -> str:
-    """What the help says of a default, and of that with ``--quick``."""
+def _defaults(name: str) -> str:
+    """Format an option's default, and its default with ``--quick``, for the help."""
     full, quick = (
-        ",".join(value) if isinstance(value := getattr(asked, name), list) else value
-        for asked in (FULL, QUICK)
+        ",".join(value) if isinstance(value := getattr(request, name), list) else value
+        for request in (FULL, QUICK)
     )
     return f"default: {full}; with --quick {quick}"
 
 
 def _number(name: str, text: str) -> int:
+    """Parse a whole number of at least 1; raise :class:`ConfigError` if it is not one."""
     try:
         number = whole_number(text)
     except Exception:

@@ -1,4 +1,4 @@
-"""``td3-brax reproduce``: the TD3 paper's experiments, seeds together in one program, and their page."""
+"""``td3-brax reproduce``: run the TD3 paper's experiments and write a page that compares the results."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from td3_brax.commands.report.groups import group
 from td3_brax.commands.report.page import Page
 from td3_brax.commands.report.runs import RunsError, find
 from td3_brax.commands.reproduce import results
-from td3_brax.commands.reproduce.options import NUM_ENVS, Asked, parse
-from td3_brax.commands.reproduce.results import line
+from td3_brax.commands.reproduce.options import NUM_ENVS, Request, parse
+from td3_brax.commands.reproduce.results import print_line
 from td3_brax.option import ConfigError, show
 from td3_brax.presets import resolve
 from td3_brax.runs import files, folder, wandb_run
@@ -32,23 +32,23 @@ from td3_brax.runs.signals import Signals
 from td3_brax.runs.wandb_run import Membership, project
 
 PLAN = "reproduce.json"
-REDUCED = "A reduced version (--quick): fewer tasks, seeds and steps than the paper's."
+REDUCED = "This is a reduced version (--quick) with fewer tasks, seeds and steps than the paper."
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What all experiments of a folder share."""
+    """Settings that all experiments in a folder share."""
 
     preset: str
     steps: int
     quick: bool
     platform: str
     options: dict[str, Any]
-    """Further options of every run."""
+    """Further options that apply to every run."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class Experiment:
     """Trials of one algorithm on one task."""
 
     env: str
@@ -58,37 +58,39 @@ class Part:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Task and algorithm, as shown to the user."""
         return f"{self.env} {ALGORITHMS[self.algo].title}"
 
 
-def parts(asked: Asked, plan: Plan, out: Path) -> Iterator[Part]:
-    """The experiments that were asked for.
+def experiments(request: Request, plan: Plan, out: Path) -> Iterator[Experiment]:
+    """Yield the experiments of the request.
 
     Raises:
-        ConfigError: options that a run can't have.
+        ConfigError: a run can't have these options.
     """
-    for env in asked.envs:
-        for algo in asked.algos:
+    for env in request.envs:
+        for algo in request.algos:
             shared = {"preset": plan.preset, "num_envs": NUM_ENVS, **plan.options}
-            # As with the paper's single environment an episode begins every so many steps from the start:
-            # 25 whose first ones begin together have seen no other beginning after 25,000 steps.
+            # With the paper's single environment, episodes begin throughout training. If 25 environments
+            # began their first episodes together, none would begin another one in the first 25,000 steps.
             shared = {"spread_phases": shared["num_envs"] > 1, **shared}
-            shared |= {"env": env, "total_env_steps": plan.steps, "devices": 1, "wandb": asked.wandb}
+            shared |= {"env": env, "total_env_steps": plan.steps, "devices": 1, "wandb": request.wandb}
             config = resolve(shared | dict(ALGORITHMS[algo].options), plan.platform)
             make_schedule(config)
             jobs = [
                 Job(seed + 1, dataclasses.replace(config, seed=seed), f"--seed={seed}")
-                for seed in range(asked.seeds)
+                for seed in range(request.seeds)
             ]
-            yield Part(env, algo, out / env / algo, jobs)
+            yield Experiment(env, algo, out / env / algo, jobs)
 
 
-def begin(out: Path, plan: Plan) -> None:
-    """Note the plan in ``out``, which this process holds, or check that it holds experiments of the same.
+def write_or_check_plan(out: Path, plan: Plan) -> None:
+    """Write the plan into the folder ``out``, or check that its experiments have the same plan.
+
+    This process must hold the folder's lock.
 
     Raises:
-        ConfigError: it can't be written, or holds others.
+        ConfigError: the folder can't be written, or holds something else.
     """
     path = out / PLAN
     try:
@@ -96,9 +98,8 @@ def begin(out: Path, plan: Plan) -> None:
             before = json.loads(path.read_text())
             for name, value in json.loads(json.dumps(dataclasses.asdict(plan))).items():
                 if before.get(name) != value:
-                    had = before.get(name)
-                    told = " ".join(f"{k} {show(v)}" for k, v in {"there": had, "now": value}.items())
-                    raise ConfigError("out", str(out), f"its experiments have other {name} ({told})")
+                    difference = f"{name} {show(before.get(name))}, not {show(value)}"
+                    raise ConfigError("out", str(out), f"its experiments were started with {difference}")
         elif any(found.suffix != ".tmp" for found in out.iterdir()):
             raise ConfigError("out", str(out), "is not empty; choose another folder")
         else:
@@ -113,80 +114,87 @@ def begin(out: Path, plan: Plan) -> None:
 
 
 def job(argv: Sequence[str]) -> int:
-    """Run what is left of the experiments, and write their page; returns the exit code."""
-    asked, options = parse(argv)
-    wandb_run.check(asked.wandb, line, together=True)
+    """Run what is left of the experiments and write their page; return the exit code."""
+    request, options = parse(argv)
+    wandb_run.check(request.wandb, print_line, together=True)
     with Signals() as signals:
-        prepare_jax(bool(options.get("deterministic", False)), asked.devices)
+        prepare_jax(bool(options.get("deterministic", False)), request.devices)
         import jax
 
-        there = len(jax.devices())
-        if asked.devices > there:
-            raise ConfigError("devices", asked.devices, f"there {'is' if there == 1 else 'are'} {there}")
-        plan = Plan(asked.preset, asked.steps, asked.quick, platform(), options)
-        with folder.claim(asked.out, "reproduce") as out:
-            every = list(parts(asked, plan, out))
-            begin(out, plan)
+        available = len(jax.devices())
+        if request.devices > available:
+            raise ConfigError("devices", request.devices, f"only {counted(available, 'device')} available")
+        plan = Plan(request.preset, request.steps, request.quick, platform(), options)
+        with folder.claim(request.out, "reproduce") as out:
+            requested = list(experiments(request, plan, out))
+            write_or_check_plan(out, plan)
             code = 0
-            for i, part in enumerate(every, 1):
-                steps = make_schedule(part.jobs[0].config).total_env_steps
-                trials = counted(len(part.jobs), "trial")
-                line(f"{part.name}: {trials} of {steps:,} steps ({i} of {len(every)})")
-                code |= _train(part, asked, signals)
+            for i, experiment in enumerate(requested, 1):
+                steps = make_schedule(experiment.jobs[0].config).total_env_steps
+                trials = counted(len(experiment.jobs), "trial")
+                print_line(
+                    f"{experiment.name}: {trials} of {steps:,} environment steps ({i} of {len(requested)})"
+                )
+                code |= _train(experiment, request, signals)
                 if signals.code:
                     break
                 page = write(out, plan, argv)
     if signals.code:
-        line("stopped; the same command goes on")
+        print_line("stopped; run the same command again to continue")
         return signals.code
-    line(f"the page: {page}")
+    print_line(f"report: {page}")
     return code
 
 
 def write(out: Path, plan: Plan, argv: Sequence[str]) -> Path:
-    """The page of all that is in ``out``."""
+    """Write the page about all runs in ``out``; return its path."""
     title = f"TD3 on Gymnasium's MuJoCo tasks: {paper.SOURCE} reproduced"
-    asked = command("reproduce", *argv)
+    typed = command("reproduce", *argv)
     notes = [REDUCED] if plan.quick else []
     if plan.options:
-        said = " ".join(f"--{name}={show(value)}" for name, value in plan.options.items())
-        notes.append(f"With options of its own beside those of the preset {plan.preset}: {said}")
+        changed = " ".join(f"--{name}={show(value)}" for name, value in plan.options.items())
+        notes.append(f"All runs change these options of the preset {plan.preset}: {changed}")
 
     def left_out(error: RunsError) -> None:
-        notes.append(f"left out: {error}")
-        line(f"warning: left out: {error}")
+        notes.append(f"left out a run: {error}")
+        print_line(f"warning: left out a run: {error}")
 
-    return Page(group(find([str(out)], left_out), plan.options), title, notes, asked).write(out)
+    return Page(group(find([str(out)], left_out), plan.options), title, notes, typed).write(out)
 
 
-def _train(part: Part, asked: Asked, signals: Signals) -> int:
-    """What is left of one part; returns 1 where a trial diverged."""
-    part.out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(part.out)
+def _train(experiment: Experiment, request: Request, signals: Signals) -> int:
+    """Run what is left of one experiment; return 1 if a trial diverged, else 0."""
+    experiment.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(experiment.out)
     shared = Shared(
-        part.out,
-        line,
-        lambda one: Membership(f"{part.name} seed {one.config.seed}", part.name, project()),
+        experiment.out,
+        print_line,
+        lambda one: Membership(f"{experiment.name} seed {one.config.seed}", experiment.name, project()),
         signals,
         journal,
         "eval/return_mean",
     )
     import jax
 
-    train_jobs(shared, part.jobs, asked.members or len(part.jobs), asked.devices or len(jax.devices()))
+    train_jobs(
+        shared,
+        experiment.jobs,
+        request.members or len(experiment.jobs),
+        request.devices or len(jax.devices()),
+    )
     if signals.code:
         return 0
-    for one in part.jobs:
-        results.score(part.out / f"{one.number:03d}", one.config)
-    if part.algo == "td3":
-        results.film(part.out)
-    if asked.wandb != "disabled":
-        results.aggregate(part.out, part.name, [one.config for one in part.jobs])
+    for one in experiment.jobs:
+        results.score(experiment.out / f"{one.number:03d}", one.config)
+    if experiment.algo == "td3":
+        results.film(experiment.out)
+    if request.wandb != "disabled":
+        results.aggregate(experiment.out, experiment.name, [one.config for one in experiment.jobs])
     return int(any(end.code for end in journal.ends.values()))
 
 
 def guarded_job(argv: Sequence[str]) -> int:
-    """:func:`job`; runs that can't be read become one line."""
+    """Run :func:`job`; runs that can't be read become one line and exit code 2."""
     try:
         return job(argv)
     except RunsError as error:
@@ -194,7 +202,7 @@ def guarded_job(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(guarded_job, argv)
 
 

@@ -1,1 +1,1 @@
-"""``td3-brax sweep FILE``: a sweep's members together, in one program."""
+"""``td3-brax sweep FILE``: train the members of a sweep together in one program."""

@@ -1,7 +1,8 @@
-"""W&B's own suggestions (bayes, hyperband) for members of one process: one virtual agent for each place.
+"""Ask W&B which runs to start and stop (bayes, hyperband), with one virtual agent for each place.
 
-W&B's client has no public way to ask what to run next without starting a process for it. Its own launch
-scheduler registers agents and sends heartbeats through two functions; so do we, here alone.
+W&B's client has no public function that asks what to run next without starting a process for the run. Its own
+launch scheduler registers agents and sends heartbeats through two private functions. This module uses the
+same two functions; no other module does.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ import threading
 from typing import Any
 
 HEARTBEAT_S = 5.0
-"""As W&B's own agents."""
-USED = {
+"""Seconds between heartbeats, as in W&B's own agents."""
+WANDB_FUNCTIONS = {
     "_register_agent": ["api", "host", "sweep_id", "project", "entity"],
     "_agent_heartbeat": ["api", "agent_id", "metrics", "run_states"],
 }
-"""The functions of ``wandb.apis.public.sweeps``, and their parameters."""
+"""The functions of ``wandb.apis.public.sweeps`` that are used, and their parameters."""
 
 
 def missing() -> str:
-    """Why W&B's client can't be asked; nothing if it can."""
+    """Return why this version of W&B's client can't be used; an empty text if it can."""
     import wandb
 
     try:
         from wandb.apis.public import sweeps
     except ImportError as error:
         return f"wandb {wandb.__version__}: {error}"
-    for name, parameters in USED.items():
+    for name, parameters in WANDB_FUNCTIONS.items():
         function = getattr(sweeps, name, None)
         if function is None or list(inspect.signature(function).parameters) != parameters:
             return f"wandb {wandb.__version__} has no {name}({', '.join(parameters)})"
@@ -37,7 +38,7 @@ def missing() -> str:
 
 
 class Agents:
-    """One agent of a registered sweep for each of ``places``; heartbeats from a thread of their own."""
+    """One agent of a registered sweep for each place, with heartbeats from a separate thread."""
 
     def __init__(self, sweep_id: str, entity: str | None, project: str, places: int) -> None:
         import wandb
@@ -59,22 +60,24 @@ class Agents:
         ]
         self._closed = threading.Event()
         self.error: Exception | None = None
-        """What ended the heartbeats, such as a sweep that was deleted: there is nothing more to run then."""
-        self._thread = threading.Thread(target=self._go_on, daemon=True)
+        """The error that ended the heartbeats (such as a deleted sweep), after which no more runs follow."""
+        self._thread = threading.Thread(target=self._send_heartbeats, daemon=True)
         self._thread.start()
 
-    def _go_on(self) -> None:
+    def _send_heartbeats(self) -> None:
+        """Send a heartbeat for each place in turn until closed."""
         try:
             while not self._closed.is_set():
                 for place in range(len(self._ids)):
                     if not self._closed.is_set() and not self._ended[place]:
-                        self._once(place)
+                        self._heartbeat(place)
                 self._closed.wait(HEARTBEAT_S)
-        except Exception as error:  # W&B raises many kinds; a server that is silent for a while is none
+        except Exception as error:  # W&B raises many kinds; a server that is silent for a while raises none
             self.error = error
             self._ended = [True] * len(self._ids)
 
-    def _once(self, place: int) -> None:
+    def _heartbeat(self, place: int) -> None:
+        """Send one heartbeat, and act on the commands in W&B's answer."""
         running = self._running[place]
         commands = self._beat(self._api, self._ids[place], {}, {running: True} if running else {})
         with self._lock:
@@ -92,27 +95,27 @@ class Agents:
                         self._stopped.add(running)
 
     def take(self, place: int) -> tuple[str, dict[str, Any]] | None:
-        """What to run in ``place``: W&B's id for the run, and its options; None if there is nothing yet."""
+        """Return W&B's id and the options of the next run in ``place``; None if there is none yet."""
         try:
             return self._suggested[place].get_nowait()
         except queue.Empty:
             return None
 
     def stopped(self, run: str) -> bool:
-        """Whether W&B wants ``run`` to stop."""
+        """Return whether W&B asked to stop ``run``."""
         return run in self._stopped
 
     def free(self, place: int) -> None:
-        """The run in ``place`` has ended: ask for the next."""
+        """Note that the run in ``place`` has ended, so that W&B is asked for the next."""
         with self._lock:
             self._running[place] = None
 
     @property
     def exhausted(self) -> bool:
-        """Whether no place will get another run; those that train go on where heartbeats have failed."""
+        """Whether no place will get another run. Runs that train go on, even if heartbeats have failed."""
         return all(self._ended) and all(suggested.empty() for suggested in self._suggested)
 
     def close(self) -> None:
-        """No more heartbeats."""
+        """Stop the heartbeats."""
         self._closed.set()
         self._thread.join(timeout=HEARTBEAT_S)

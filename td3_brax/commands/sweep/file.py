@@ -1,6 +1,6 @@
-"""A sweep's file: checked before anything starts, and the runs that it means.
+"""Read a sweep's file, check it before anything starts, and list its runs.
 
-The format is Weights & Biases' own, so that the same file works with ``wandb sweep`` and ``wandb agent``.
+The format is that of Weights & Biases, so the same file works with ``wandb sweep`` and ``wandb agent``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KEYS = (
 )
 METHODS = ("grid", "random", "bayes")
 METRICS = ("eval/return_kept", "eval/return_best", "eval/return_mean", "train/return_mean")
-ENDS = {
+DISTRIBUTIONS = {
     "uniform": ("min", "max"),
     "int_uniform": ("min", "max"),
     "q_uniform": ("min", "max"),
@@ -45,23 +45,23 @@ ENDS = {
     "normal": ("mu", "sigma"),
     "log_normal": ("mu", "sigma"),
 }
-"""Distributions, and the two numbers that each needs; those that begin with q take a step, ``q``."""
-OURS = ("out", "wandb", "devices")
-"""Options that the sweep sets for its members."""
+"""Distributions and the two numbers that each needs. Those that begin with q also take a step size ``q``."""
+SET_BY_COMMAND = ("out", "wandb", "devices")
+"""Options that the command sets for its members, so that a file must not."""
 
 
 class SweepError(ValueError):
-    """A sweep that can't be run as it is written. Its text is one line."""
+    """Raised when a sweep can't be run as written. The message is one line."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep's file that has been checked, but for its combinations."""
+    """A sweep's file. Each parameter has been checked; their combinations have not."""
 
     path: Path
     name: str
     content: Mapping[str, Any]
-    """As it was read, which is what W&B gets."""
+    """The file as read, which is sent to W&B."""
     method: str
     parameters: Mapping[str, Mapping[str, Any]]
     run_cap: int | None
@@ -70,24 +70,24 @@ class Sweep:
 
     @property
     def suggested(self) -> bool:
-        """Whether W&B has to say what runs next, or which runs stop."""
+        """Whether W&B decides which runs start or stop."""
         return self.method == "bayes" or "early_terminate" in self.content
 
     @property
     def varied(self) -> list[str]:
-        """Parameters that are not the same for all runs."""
+        """Parameters that differ between runs."""
         return [
             name
             for name, parameter in self.parameters.items()
             if "value" not in parameter and len(parameter.get("values", "..")) > 1
         ]
 
-    def fail(self, where: str, why: str) -> SweepError:
-        """An error that names the place in the file."""
+    def error(self, where: str, why: str) -> SweepError:
+        """Make an error that names the place in the file."""
         return SweepError(f"{self.path}: {where}: {why}")
 
     def runs(self, seed: int) -> Iterator[dict[str, Any]]:
-        """The options of each run of a grid or random sweep, in order; draws follow from ``seed``."""
+        """Yield the options of each run of a grid or random sweep, in order; draws follow from ``seed``."""
         if self.method == "grid":
             values = [p.get("values", [p.get("value")]) for p in self.parameters.values()]
             for combination in itertools.islice(itertools.product(*values), self.run_cap):
@@ -98,10 +98,10 @@ class Sweep:
             yield {name: draw(parameter, rng) for name, parameter in self.parameters.items()}
 
     def config(self, options: Mapping[str, Any], platform: str) -> Config:
-        """The options of one run as the command line would take them, for a member on one device.
+        """Convert the options of one run to a :class:`Config`, for a member on one device.
 
         Raises:
-            SweepError: it would refuse them.
+            SweepError: ``td3-brax train`` would refuse the options.
         """
         try:
             explicit = {name: coerce(name, value) for name, value in options.items()}
@@ -109,24 +109,29 @@ class Sweep:
             make_schedule(config)
         except ConfigError as error:
             varied = ", ".join(f"{name}={show(options[name])}" for name in self.varied)
-            raise self.fail(f"the run with {varied}" if varied else "parameters", str(error)) from None
+            raise self.error(f"the run with {varied}" if varied else "parameters", str(error)) from None
         return config
 
     def corners(self) -> Iterator[dict[str, Any]]:
-        """Options in which each value, and each end of a range, comes once; the rest is what comes first."""
-        values = {name: ends(parameter) for name, parameter in self.parameters.items()}
-        first = {name: own[0] for name, own in values.items()}
+        """Yield options such that each value and each end of a range occurs in at least one of them.
+
+        The first has the first value of each parameter; each of the others changes one parameter.
+        """
+        values = {name: bounds(parameter) for name, parameter in self.parameters.items()}
+        first = {name: listed[0] for name, listed in values.items()}
         yield first
-        for name, own in values.items():
-            for value in own[1:]:
+        for name, listed in values.items():
+            for value in listed[1:]:
                 yield first | {name: value}
 
 
 def load(path: Path, name: str | None = None) -> Sweep:
-    """Read and check a sweep's file; ``name`` in place of its own, or of the file's.
+    """Read and check a sweep's file.
 
+    Args:
+        name: name of the sweep, instead of the one in the file or the file's own name.
     Raises:
-        SweepError: what is wrong, and where.
+        SweepError: the file is wrong; the message says what is wrong and where.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -135,7 +140,9 @@ def load(path: Path, name: str | None = None) -> Sweep:
     except yaml.YAMLError as error:
         raise SweepError(f"{path}: is not YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not isinstance(content.get("parameters"), dict):
-        raise SweepError(f"{path}: must hold a mapping, with parameters as `name: {{values: [...]}}`")
+        raise SweepError(
+            f"{path}: must be a mapping with a key parameters that lists `name: {{values: [...]}}`"
+        )
     metric = content.get("metric") or {}
     run_cap = content.get("run_cap")
     sweep = Sweep(
@@ -150,63 +157,68 @@ def load(path: Path, name: str | None = None) -> Sweep:
     )
     for key in content:
         if key not in KEYS:
-            raise sweep.fail(str(key), f"unknown key{nearest(str(key), KEYS)}")
+            raise sweep.error(str(key), f"unknown key{nearest(str(key), KEYS)}")
     if sweep.method not in METHODS:
-        raise sweep.fail("method", f"must be one of {', '.join(METHODS)}, not {sweep.method}")
+        raise sweep.error("method", f"must be one of {', '.join(METHODS)}, not {sweep.method}")
     if sweep.metric not in METRICS:
-        raise sweep.fail("metric", f"must name one of {', '.join(METRICS)}{nearest(sweep.metric, METRICS)}")
+        raise sweep.error("metric", f"must name one of {', '.join(METRICS)}{nearest(sweep.metric, METRICS)}")
     if isinstance(metric, dict) and metric.get("goal", "maximize") not in ("maximize", "minimize"):
-        raise sweep.fail("metric", "its goal must be maximize or minimize")
+        raise sweep.error("metric", "the goal must be maximize or minimize")
     if run_cap is not None and not (type(run_cap) is int and run_cap > 0):
-        raise sweep.fail("run_cap", f"must be a whole number above 0, not {run_cap}")
+        raise sweep.error("run_cap", f"must be a whole number above 0, not {run_cap}")
     if sweep.method == "random" and run_cap is None:
-        raise sweep.fail("run_cap", "a random sweep needs it: how many runs to draw")
+        raise sweep.error("run_cap", "a random sweep needs it, to know how many runs to draw")
     for name, parameter in sweep.parameters.items():
         _check(sweep, str(name), parameter)
     return sweep
 
 
 def _check(sweep: Sweep, name: str, parameter: Any) -> None:
-    """Raise :class:`SweepError` where a parameter is not one that we and W&B understand alike."""
+    """Raise :class:`SweepError` unless td3-brax and W&B understand the parameter in the same way."""
     where = f"parameters.{name}"
     if name not in FIELDS:
-        raise sweep.fail(where, f"unknown option{nearest(name, FIELDS)}")
-    if name in OURS:
-        raise sweep.fail(where, "is for `td3-brax sweep` to say")
+        raise sweep.error(where, f"unknown option{nearest(name, FIELDS)}")
+    if name in SET_BY_COMMAND:
+        raise sweep.error(where, "is set by `td3-brax sweep`; remove it from the file")
     if name == "checkpoint_replay":
-        raise sweep.fail(where, "members' checkpoints always hold the replay")
+        raise sweep.error(where, "members' checkpoints always hold the replay")
     if not isinstance(parameter, dict) or not (
         {"value", "values", "min", "max", "distribution"} & {*parameter}
     ):
-        raise sweep.fail(where, "must hold value, values, or min and max")
-    numbers = [parameter.get("value"), *ends(parameter), parameter.get("q", 0)]
+        raise sweep.error(where, "must hold value, values, or min and max")
+    numbers = [parameter.get("value"), *bounds(parameter), parameter.get("q", 0)]
     if "values" in parameter and not (isinstance(parameter["values"], list) and parameter["values"]):
-        raise sweep.fail(where, "values must be a list with at least one of them")
+        raise sweep.error(where, "values must be a list with at least one value")
     if FIELDS[name].type in ("int", "float"):
         for value in numbers:
             if isinstance(value, str) and value.strip() not in FIELDS[name].metadata["words"]:
-                raise sweep.fail(
-                    where, f"YAML reads {value} as text, and W&B with it: write {_as_number(value)}"
+                raise sweep.error(
+                    where, f"YAML, and so W&B, reads {value} as text; write {_as_number(value)}"
                 )
     if "value" in parameter or "values" in parameter:
         return
     if sweep.method == "grid":
-        raise sweep.fail(where, "a grid needs values, not a range")
+        raise sweep.error(where, "a grid sweep needs values, not a range")
     kind = distribution(parameter)
-    if kind not in ENDS:
-        raise sweep.fail(where, f"its distribution must be one of {', '.join(ENDS)}{nearest(kind, ENDS)}")
-    low, high = (parameter.get(end) for end in ENDS[kind])
+    if kind not in DISTRIBUTIONS:
+        raise sweep.error(
+            where, f"the distribution must be one of {', '.join(DISTRIBUTIONS)}{nearest(kind, DISTRIBUTIONS)}"
+        )
+    low, high = (parameter.get(end) for end in DISTRIBUTIONS[kind])
     if not (isinstance(low, int | float) and isinstance(high, int | float)):
-        raise sweep.fail(where, f"{kind} needs the numbers {' and '.join(ENDS[kind])}")
+        raise sweep.error(where, f"{kind} needs the numbers {' and '.join(DISTRIBUTIONS[kind])}")
     if "distribution" not in parameter and type(low) is not type(high):
-        raise sweep.fail(where, f"min and max must both be whole or neither (W&B), not {low} and {high}")
-    if ENDS[kind][0] == "min" and not low < high:
-        raise sweep.fail(where, f"min must be below max, not {low} and {high}")
+        raise sweep.error(
+            where, f"for W&B, min and max must both be whole numbers or both not, not {low} and {high}"
+        )
+    if DISTRIBUTIONS[kind][0] == "min" and not low < high:
+        raise sweep.error(where, f"min must be below max, not {low} and {high}")
     if "log_uniform" in kind and low <= 0:
-        raise sweep.fail(where, f"{kind} needs a min above 0, not {low}")
+        raise sweep.error(where, f"{kind} needs a min above 0, not {low}")
 
 
 def _as_number(text: str) -> str:
+    """Write a number so that YAML reads it as one: ``0.0003`` for ``3e-4``."""
     try:
         return f"{float(text):f}".rstrip("0").rstrip(".")
     except ValueError:
@@ -214,14 +226,14 @@ def _as_number(text: str) -> str:
 
 
 def distribution(parameter: Mapping[str, Any]) -> str:
-    """Of a range; as W&B takes it where the file does not say."""
+    """Return the distribution of a range; without one in the file, W&B's default."""
     both = [parameter.get("min"), parameter.get("max")]
     default = "int_uniform" if all(isinstance(end, int) for end in both) else "uniform"
     return str(parameter.get("distribution", default))
 
 
-def ends(parameter: Mapping[str, Any]) -> list[Any]:
-    """All values, or the ends of a range (three deviations, for the normal ones)."""
+def bounds(parameter: Mapping[str, Any]) -> list[Any]:
+    """Return all values, or the bounds of a range (three standard deviations for normal distributions)."""
     if "value" in parameter:
         return [parameter["value"]]
     if "values" in parameter:
@@ -233,14 +245,14 @@ def ends(parameter: Mapping[str, Any]) -> list[Any]:
 
 
 def draw(parameter: Mapping[str, Any], rng: np.random.Generator) -> Any:
-    """One value of a random sweep; as in W&B's definitions of the distributions."""
+    """Draw a value of a random sweep, from W&B's definitions of the distributions."""
     if "value" in parameter:
         return parameter["value"]
     if "values" in parameter:
         values, chances = parameter["values"], parameter.get("probabilities")
         return values[int(rng.choice(len(values), p=chances))]
     kind = distribution(parameter)
-    first, second = (float(parameter[end]) for end in ENDS[kind])
+    first, second = (float(parameter[end]) for end in DISTRIBUTIONS[kind])
     if kind == "int_uniform":
         return int(rng.integers(int(first), int(second) + 1))
     if kind in ("normal", "log_normal"):

@@ -1,4 +1,4 @@
-"""A sweep on Weights & Biases: known there, and with its suggestions as jobs."""
+"""Register a sweep with Weights & Biases, and turn its suggestions into jobs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from td3_brax.runs.wandb_run import log_in, project
 
 
 @dataclasses.dataclass(frozen=True)
-class Home:
-    """A sweep on W&B."""
+class WandbSweep:
+    """Where a sweep is on W&B."""
 
     sweep_id: str
     entity: str | None
@@ -27,59 +27,63 @@ class Home:
 
     @property
     def path(self) -> str:
-        """As `wandb agent` takes it."""
+        """The path that `wandb agent` takes."""
         return "/".join(part for part in (self.entity, self.project, self.sweep_id) if part)
 
 
-def register(sweep: Sweep, line: Callable[[str], None]) -> Home:
-    """Make the sweep known to W&B.
+def register(sweep: Sweep, line: Callable[[str], None]) -> WandbSweep:
+    """Register the sweep with W&B.
 
+    Args:
+        line: prints a line.
     Raises:
-        ConfigError: W&B can't be reached, or does not take it.
+        ConfigError: W&B can't be reached, or refuses the sweep.
     """
     import wandb
 
     content = dict(sweep.content)
-    entity, where = (
+    entity, project_name = (
         content.get("entity"),
         os.environ.get("WANDB_PROJECT") or content.get("project") or project(),
     )
-    said = io.StringIO()
+    printed = io.StringIO()
     try:
         log_in("online")
-        with contextlib.redirect_stdout(said):
-            sweep_id = wandb.sweep(content, entity=entity, project=where)
+        with contextlib.redirect_stdout(printed):
+            sweep_id = wandb.sweep(content, entity=entity, project=project_name)
     except Exception as error:  # W&B raises many kinds
-        raise ConfigError("wandb", "online", f"{one_line(error)}; offline and disabled need no W&B") from None
-    for text in said.getvalue().splitlines():
+        raise ConfigError(
+            "wandb", "online", f"{one_line(error)}; --wandb=offline and --wandb=disabled need no server"
+        ) from None
+    for text in printed.getvalue().splitlines():
         line(text)
-    return Home(sweep_id, entity, where)
+    return WandbSweep(sweep_id, entity, project_name)
 
 
 class Suggestions(Source):
-    """Jobs as W&B suggests them."""
+    """The source of the jobs that W&B suggests."""
 
-    def __init__(self, sweep: Sweep, home: Home, places: int, where: str, mode: str) -> None:
-        self._sweep, self._where, self._mode = sweep, where, mode
+    def __init__(self, sweep: Sweep, registered: WandbSweep, places: int, platform: str, mode: str) -> None:
+        self._sweep, self._platform, self._mode = sweep, platform, mode
         self.jobs: list[Job] = []
-        self.agents = agents.Agents(home.sweep_id, home.entity, home.project, places)
+        self.agents = agents.Agents(registered.sweep_id, registered.entity, registered.project, places)
 
     def take(self, place: int) -> Job | None:
-        """What W&B has suggested for this place."""
+        """Return the job that W&B suggested for this place; None if there is none yet."""
         if (suggestion := self.agents.take(place)) is None:
             return None
         run, options = suggestion
         stopped = lambda: self.agents.stopped(run)  # noqa: E731
         number = len(self.jobs) + 1
-        job = make_job(self._sweep, number, options, self._where, self._mode, run_id=run, stopped=stopped)
+        job = make_job(self._sweep, number, options, self._platform, self._mode, run_id=run, stopped=stopped)
         self.jobs.append(job)
         return job
 
     def ended(self, place: int) -> None:
-        """Ask for the next."""
+        """Ask W&B for the next job in this place."""
         self.agents.free(place)
 
     @property
     def exhausted(self) -> bool:
-        """Whether W&B has no more."""
+        """Whether W&B has no more jobs."""
         return self.agents.exhausted

@@ -1,4 +1,4 @@
-"""``td3-brax sweep FILE``: check it, say what it means, register it, train its members together, sum up."""
+"""``td3-brax sweep FILE``: train the members of a sweep together in one program."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from td3_brax.cli import Parser, fail, guarded, whole_number
 from td3_brax.commands.sweep import agents
 from td3_brax.commands.sweep.file import Sweep, SweepError, load
 from td3_brax.commands.sweep.jobs import make_job
-from td3_brax.commands.sweep.online import Home, Suggestions, register
+from td3_brax.commands.sweep.online import Suggestions, WandbSweep, register
 from td3_brax.config import Config
 from td3_brax.option import ConfigError, show
 from td3_brax.runs import folder, journal
@@ -27,46 +27,54 @@ from td3_brax.runs.tracking import one_line
 from td3_brax.runs.wandb_run import Membership, asked, check, project
 
 MEMBERS = 16
-"""At once, unless --members says otherwise."""
+"""Members that train at once, unless --members says otherwise."""
 
 
 def parser() -> Parser:
-    """The command's options."""
-    made = Parser(prog="td3-brax sweep", description=__doc__)
-    made.add_argument("file", nargs="?", help="a sweep's file, as for `wandb sweep`")
-    made.add_argument("--resume", metavar="DIR", help="go on with the sweep in this folder")
-    made.add_argument("--members", metavar="INT", help=f"members that train at once (default: {MEMBERS})")
-    made.add_argument("--devices", metavar="INT", help="devices that share the members (default: all)")
-    made.add_argument("--wandb", metavar="TEXT", help="online, offline or disabled (default: online)")
-    made.add_argument("--out", metavar="TEXT", help="folder of the sweep (default: runs/<name>-<time>)")
-    made.add_argument("--seed", metavar="INT", help="what a random sweep draws follows from it (default: 0)")
-    return made
+    """Make the parser of the command's options."""
+    options = Parser(prog="td3-brax sweep", description=__doc__)
+    options.add_argument("file", nargs="?", help="file of the sweep, in the format of `wandb sweep`")
+    options.add_argument("--resume", metavar="DIR", help="continue the sweep in this folder")
+    options.add_argument("--members", metavar="INT", help=f"members that train at once (default: {MEMBERS})")
+    options.add_argument("--devices", metavar="INT", help="devices that share the members (default: all)")
+    options.add_argument("--wandb", metavar="TEXT", help="online, offline or disabled (default: online)")
+    options.add_argument("--out", metavar="TEXT", help="folder of the sweep (default: runs/<name>-<time>)")
+    options.add_argument("--seed", metavar="INT", help="seed of a random sweep's draws (default: 0)")
+    return options
 
 
 def job(argv: Sequence[str]) -> int:
-    """Run the sweep; returns the exit code: that of an interruption, else 1 where a member diverged, or 0."""
+    """Run the sweep; return the exit code: that of an interruption, else 1 if a member diverged, or 0."""
     given = parser().parse(argv)
     if given.resume is None:
         return _begin(given)
     if any(value is not None for name, value in vars(given).items() if name != "resume"):
-        raise ConfigError("resume", given.resume, "takes no other option: it goes on as it was started")
+        raise ConfigError(
+            "resume",
+            given.resume,
+            "takes no other options: the sweep continues with those it was started with",
+        )
     out = Path(given.resume)
     plan = journal.read_plan(out)
     check(plan.wandb, _line, together=True)
     sweep = load(out / journal.FILE, plan.name)
     if sweep.suggested:
-        raise ConfigError("resume", str(out), "follows W&B's suggestions, which can't be asked for again")
+        raise ConfigError(
+            "resume",
+            str(out),
+            "follows W&B's suggestions (bayes or early_terminate), so it can't be resumed; start a new sweep",
+        )
     with folder.hold(out), Signals() as signals:
-        there = _devices(sweep, plan.devices)
+        available = _start_jax(sweep, plan.devices)
         if platform() != plan.platform:
-            raise ConfigError("resume", str(out), f"was started on {plan.platform}, this is {platform()}")
-        return _train(sweep, plan, out, min(plan.devices, there), signals)
+            raise ConfigError("resume", str(out), f"was started on {plan.platform}, but this is {platform()}")
+        return _train(sweep, plan, out, min(plan.devices, available), signals)
 
 
 def _begin(given: argparse.Namespace) -> int:
-    """A new sweep."""
+    """Start a new sweep; return the exit code."""
     if given.file is None:
-        raise SweepError("needs a sweep's FILE, or --resume with the folder of one; see --help")
+        raise SweepError("give the FILE of a sweep, or --resume with the folder of one; see --help")
     members, seed = _number("members", given.members, MEMBERS, 1), _number("seed", given.seed, 0, 0)
     devices = _number("devices", given.devices, 0, 1)
     mode = given.wandb or asked() or "online"
@@ -74,40 +82,42 @@ def _begin(given: argparse.Namespace) -> int:
         raise ConfigError("wandb", mode, "must be one of online, offline, disabled")
     sweep = load(Path(given.file))
     if sweep.suggested and mode != "online":
-        raise sweep.fail("method", f"W&B has to say what runs: it needs --wandb=online, not {mode}")
+        raise sweep.error(
+            "method", f"W&B decides which runs start or stop, so it needs --wandb=online, not {mode}"
+        )
     check(mode, _line, together=True)
     with Signals() as signals:
-        there = _devices(sweep, devices)
-        if devices > there:
-            raise ConfigError("devices", devices, f"there {'is' if there == 1 else 'are'} {there}")
+        available = _start_jax(sweep, devices)
+        if devices > available:
+            raise ConfigError("devices", devices, f"only {counted(available, 'device')} available")
         if sweep.suggested:
             _check_suggestions(sweep, platform())
         _announce(sweep, [] if sweep.suggested else group(planned(sweep, seed, platform(), mode)), members)
-        plain = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
-        with folder.claim(given.out or "", plain) as out:
+        folder_name = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
+        with folder.claim(given.out or "", folder_name) as out:
             signals.new = out
             journal.check_new(out)
-            home = register(sweep, _line) if mode == "online" else Home("", None, project())
+            registered = register(sweep, _line) if mode == "online" else WandbSweep("", None, project())
             if sweep.suggested and (why := agents.missing()):
-                print(f"{why}; the public way, a process for each run: wandb agent {home.path}")
+                print(f"{why}; run the sweep with one process per run instead: wandb agent {registered.path}")
                 return 1
             plan = journal.Plan(
                 sweep.name,
                 seed,
                 members,
-                devices or there,
+                devices or available,
                 platform(),
                 mode,
-                home.sweep_id,
-                home.entity,
-                home.project,
+                registered.sweep_id,
+                registered.entity,
+                registered.project,
             )
             journal.begin(out, Path(given.file).read_bytes(), plan)
             return _train(sweep, plan, out, plan.devices, signals)
 
 
-def _devices(sweep: Sweep, devices: int) -> int:
-    """Start JAX; how many devices there are."""
+def _start_jax(sweep: Sweep, devices: int) -> int:
+    """Start JAX; return the number of devices available."""
     fixed = {name: p["value"] for name, p in sweep.parameters.items() if "value" in p}
     prepare_jax(bool(fixed.get("deterministic", False)), devices)
     import jax
@@ -116,12 +126,12 @@ def _devices(sweep: Sweep, devices: int) -> int:
 
 
 def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: Signals) -> int:
-    """What is left of the sweep in ``out``, and its table; returns the exit code."""
-    home = Home(plan.sweep_id, plan.entity, plan.project)
+    """Run what is left of the sweep in ``out`` and print its table; return the exit code."""
+    registered = WandbSweep(plan.sweep_id, plan.entity, plan.project)
     shared = Shared(
         out,
         _line,
-        lambda one: _membership(sweep, home, one),
+        lambda one: _membership(sweep, registered, one),
         signals,
         journal.Journal(out),
         sweep.metric,
@@ -130,7 +140,7 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
     try:
         if sweep.suggested:
             count = places(sweep.run_cap or plan.members, plan.members, devices)
-            source = Suggestions(sweep, home, count, plan.platform, plan.wandb)
+            source = Suggestions(sweep, registered, count, plan.platform, plan.wandb)
             try:
                 Pack(shared, source, count, min(devices, count), saves=False).train()
             finally:
@@ -142,27 +152,28 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
     except ConfigError as error:
         if plan.members == 1:
             raise
-        raise SweepError(f"{error}; or train fewer than --members={plan.members} at once") from None
+        raise SweepError(f"{error}; or lower --members={plan.members} to train fewer at once") from None
     print(summary(sweep, jobs, ends), flush=True)
     if sweep.suggested and (ended := source.agents.error):
-        fail(f"W&B suggests no more: {one_line(ended)}")
+        fail(f"W&B suggests no more runs: {one_line(ended)}")
         return signals.code or 1
     if signals.code and not sweep.suggested:
-        _line(f"go on with: {command('sweep', '--resume', out)}")
+        _line(f"continue with: {command('sweep', '--resume', out)}")
     if signals.code == PREEMPTED and sweep.suggested:
         return TERMINATED
     return signals.code or int(any(end.code for end in ends.values()))
 
 
 def _line(text: str) -> None:
+    """Print a line at once."""
     print(text, flush=True)
 
 
 def _number(name: str, text: str | None, default: int, least: int) -> int:
-    """An option's whole number.
+    """Parse the whole number of an option.
 
     Raises:
-        ConfigError: it is none, or too small.
+        ConfigError: the text is not a whole number, or the number is less than ``least``.
     """
     if text is None or (name == "devices" and text == "all"):
         return default
@@ -175,29 +186,29 @@ def _number(name: str, text: str | None, default: int, least: int) -> int:
     return number
 
 
-def planned(sweep: Sweep, seed: int, where: str, mode: str) -> list[Job]:
-    """All runs of a grid or random sweep."""
-    return [make_job(sweep, i, options, where, mode) for i, options in enumerate(sweep.runs(seed), 1)]
+def planned(sweep: Sweep, seed: int, platform: str, mode: str) -> list[Job]:
+    """List all jobs of a grid or random sweep."""
+    return [make_job(sweep, i, options, platform, mode) for i, options in enumerate(sweep.runs(seed), 1)]
 
 
-def _check_suggestions(sweep: Sweep, where: str) -> None:
-    """Raise :class:`SweepError` where W&B might suggest what can't be a member of one program."""
+def _check_suggestions(sweep: Sweep, platform: str) -> None:
+    """Raise :class:`SweepError` if W&B might suggest runs that can't be members of the same program."""
     shapes: list[tuple[dict[str, Any], Config]] = []
     for options in sweep.corners():
-        shapes.append((options, sweep.config(options, where)))
+        shapes.append((options, sweep.config(options, platform)))
     first, config = shapes[0]
     for options, other in shapes[1:]:
         if other.shape != config.shape:
             name = next(name for name in options if options[name] != first[name])
-            raise sweep.fail(
+            raise sweep.error(
                 f"parameters.{name}",
-                "shapes the program, and W&B's suggestions must fit one: give it a single value, or run "
-                "the sweep with `wandb sweep` and `wandb agent`",
+                "sets the program's shape, which must be the same for all of W&B's suggestions; give it a "
+                "single value, or run the sweep with `wandb sweep` and `wandb agent`",
             )
 
 
 def _announce(sweep: Sweep, groups: Sequence[Sequence[Job]], members: int) -> None:
-    """What will run, and how members group."""
+    """Print what will run, and how members are grouped into programs."""
     if sweep.suggested:
         most = f"at most {sweep.run_cap} runs" if sweep.run_cap else "as many runs as W&B suggests"
         _line(f"{sweep.name}: {most}, {members} at a time in one program")
@@ -206,26 +217,32 @@ def _announce(sweep: Sweep, groups: Sequence[Sequence[Job]], members: int) -> No
     _line(f"{sweep.name}: {counted(count, 'run')} in {counted(len(groups), 'program')}")
     for jobs in groups:
         shaping = [name for name in sweep.varied if _same(jobs, name) and len(groups) > 1]
-        own = [name for name in sweep.varied if name not in shaping]
+        differing = [name for name in sweep.varied if name not in shaping]
         shared = " ".join(f"--{name}={show(getattr(jobs[0].config, name))}" for name in shaping)
         _line(
             f"  {counted(len(jobs), 'member')}, {min(members, len(jobs))} at a time"
-            f"{', ' * bool(shared)}{shared}{'; they differ in ' * bool(own)}{', '.join(own)}"
+            f"{', ' * bool(shared)}{shared}{'; they differ in ' * bool(differing)}{', '.join(differing)}"
         )
 
 
 def _same(jobs: Sequence[Job], name: str) -> bool:
+    """Return whether all jobs have the same value of the option ``name``."""
     return len({getattr(one.config, name) for one in jobs}) == 1
 
 
-def _membership(sweep: Sweep, home: Home, one: Job) -> Membership:
+def _membership(sweep: Sweep, registered: WandbSweep, one: Job) -> Membership:
+    """Return the name, group and sweep of a job's run on W&B."""
     return Membership(
-        f"{sweep.name} {one.number:03d}", sweep.name, home.project, home.entity, home.sweep_id or None
+        f"{sweep.name} {one.number:03d}",
+        sweep.name,
+        registered.project,
+        registered.entity,
+        registered.sweep_id or None,
     )
 
 
 def summary(sweep: Sweep, jobs: Sequence[Job], ends: Mapping[int, journal.End]) -> str:
-    """A table of the members that ended, the best first, and the best one's options as a command line."""
+    """Format a table of the members that ended, best first, and the command that repeats the best one."""
 
     def value(one: Job) -> float:
         end = ends[one.number]
@@ -235,23 +252,23 @@ def summary(sweep: Sweep, jobs: Sequence[Job], ends: Mapping[int, journal.End]) 
 
     ordered = sorted((one for one in jobs if one.number in ends), key=value, reverse=sweep.maximize)
     if not ordered:
-        return "no member ended"
+        return "no member has ended"
     rows = [["run", *sweep.varied, sweep.metric, "env_steps", "end"]]
     for one in ordered:
-        own = [show(getattr(one.config, name)) for name in sweep.varied]
+        values = [show(getattr(one.config, name)) for name in sweep.varied]
         score = number(value(one)) if math.isfinite(value(one)) else "-"
         end = ends[one.number]
-        rows.append([f"{one.number:03d}", *own, score, f"{end.outcome.env_steps:,}", end.end])
+        rows.append([f"{one.number:03d}", *values, score, f"{end.outcome.env_steps:,}", end.end])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     padded = ([cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows)
     table = "\n".join("  ".join(cells).rstrip() for cells in padded)
     same = [f"--{name}={show(p['value'])}" for name, p in sweep.parameters.items() if "value" in p]
     best = [f"--{name}={show(getattr(ordered[0].config, name))}" for name in sweep.varied]
-    return f"{table}\nthe best again: {command('train', *same, *best)}"
+    return f"{table}\nrun the best again: {command('train', *same, *best)}"
 
 
 def guarded_job(argv: Sequence[str]) -> int:
-    """:func:`job`; a sweep that can't be run becomes one line."""
+    """Run :func:`job`; a sweep that can't be run becomes one line and exit code 2."""
     try:
         return job(argv)
     except SweepError as error:
@@ -259,7 +276,7 @@ def guarded_job(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; return the exit code."""
     return guarded(guarded_job, argv)
 
 

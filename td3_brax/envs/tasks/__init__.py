@@ -1,1 +1,1 @@
-"""The tasks of brax, Gymnasium and MuJoCo Playground, as this package runs them."""
+"""Tasks of brax, Gymnasium and MuJoCo Playground."""

@@ -1,7 +1,7 @@
-"""Gymnasium's MuJoCo tasks on the device: the models, rewards, limits and arguments of the installed package.
+"""Gymnasium's MuJoCo tasks on the device, with the models and arguments of the installed package.
 
-What a task is follows Gymnasium's code line by line; where that reads results of MuJoCo's last evaluation,
-which lags behind the positions by one time step or Runge-Kutta stage, so does this.
+Each task follows Gymnasium's code line by line. Some of that code reads results of MuJoCo's last evaluation,
+which lags behind the positions by one time step or Runge-Kutta stage. The tasks here do the same.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ import numpy as np
 
 from td3_brax.envs.physics.mjx import dynamics
 from td3_brax.envs.physics.mjx.dynamics import Forward
-from td3_brax.envs.physics.rigid.physics import Seen
+from td3_brax.envs.physics.rigid.physics import DynamicsOutput
 from td3_brax.envs.tasks.gymnasium_base import GymnasiumTask, State, symmetric, within
 
 
 class Ant(GymnasiumTask):
-    """Run along x on four legs. Its velocity is that of the torso's lagging position."""
+    """Run along x on four legs. The velocity is computed from the lagging torso position."""
 
     xml = "ant.xml"
     contacts = 12
     iterations = 6
 
-    def see(self, out: Forward | Seen) -> Any:
-        """The torso's position, and where they count the clipped contact forces of each body."""
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
+        """Return the torso's position, and the clipped contact forces of each body if the task uses them."""
         body = getattr(self.args, "main_body", 1)
         torso = self.model.body(body).id
         position = out.xpos[torso, :2]
-        if not self.feels:
+        if not self.uses_contact_forces:
             return position, jnp.zeros((0, 6))
         return position, jnp.clip(out.cfrc_ext, *self.args.contact_force_range)
 
     @property
-    def feels(self) -> bool:
-        """Whether contact forces are in observation or cost."""
+    def uses_contact_forces(self) -> bool:
+        """Whether the observation or the cost contains contact forces."""
         if self.v4:
             return bool(self.args.use_contact_forces)
         return bool(self.args.include_cfrc_ext_in_observation or self.args.contact_cost_weight)
 
-    def before(self, seen: Any) -> Any:
-        """MuJoCo has computed no contact forces yet."""
+    def read_after_reset(self, seen: Any) -> Any:
+        """Set the contact forces to 0: after a reset, MuJoCo has not computed any yet."""
         return seen[0], jnp.clip(jnp.zeros_like(seen[1]), *self.args.contact_force_range)
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """Positions without x and y, velocities, contact forces."""
+        """Return positions (without x and y by default), velocities and contact forces."""
         first = 2 * self.args.exclude_current_positions_from_observation
         parts = [state.qpos[first:], state.qvel]
         if self.v4 and self.args.use_contact_forces:
@@ -56,76 +56,76 @@ class Ant(GymnasiumTask):
             parts.append(seen[1][1:].ravel())
         return jnp.concatenate(parts)
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Forward speed, health, costs of control and contact."""
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Reward forward speed and health, minus control and contact costs."""
         forward = (new.seen[0][0] - old.seen[0][0]) / self.dt
         low, high = self.args.healthy_z_range
         z = new.physics.qpos[2]
-        paid, terminated = self.alive((low <= z) & (z <= high))
+        paid, terminated = self.health_outcome((low <= z) & (z <= high))
         cost = self.args.ctrl_cost_weight * jnp.sum(control**2)
-        if self.feels:
+        if self.uses_contact_forces:
             cost += self.args.contact_cost_weight * jnp.sum(new.seen[1] ** 2)
         return forward * getattr(self.args, "forward_reward_weight", 1) + paid - cost, terminated
 
 
 class Runner(GymnasiumTask):
-    """Move along x, paid by the change of the first position."""
+    """Base of tasks that reward moving along x, by the change of the first position."""
 
     skipped = 1
-    """Positions that the observation leaves out."""
+    """Number of positions that the observation leaves out."""
     speed_limit = np.inf
-    """Velocities are clipped to it in the observation."""
+    """Limit to which the observation clips velocities."""
 
     def healthy(self, state: dynamics.State) -> jax.Array | None:
-        """[] or None where the task never ends and pays nothing for it."""
+        """Return whether the robot is healthy [], or None if the task never terminates or rewards health."""
         return None
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """Positions and velocities."""
+        """Return positions and velocities."""
         first = self.skipped * self.args.exclude_current_positions_from_observation
         qvel = jnp.clip(state.qvel, -self.speed_limit, self.speed_limit)
         return jnp.concatenate([state.qpos[first:], qvel])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Forward speed, health, cost of control."""
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Reward forward speed and health, minus the control cost."""
         speed = (new.physics.qpos[0] - old.physics.qpos[0]) / self.dt
         reward = self.args.forward_reward_weight * speed
         reward -= self.args.ctrl_cost_weight * jnp.sum(control**2)
         healthy = self.healthy(new.physics)
         if healthy is None:
             return reward, jnp.zeros((), bool)
-        paid, terminated = self.alive(healthy)
+        paid, terminated = self.health_outcome(healthy)
         return reward + paid, terminated
 
 
 class HalfCheetah(Runner):
-    """Two legs in a plane; it never falls."""
+    """Run in a plane on two legs. The episode never terminates."""
 
     xml = "half_cheetah.xml"
     iterations = 6
 
 
 class Swimmer(Runner):
-    """Three links in a viscous fluid."""
+    """Swim in a viscous fluid with three links."""
 
     xml = "swimmer.xml"
     frame_skip = 4
     skipped = 2
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Uniform, velocities too."""
-        return self.draw_around(key, self.args.reset_noise_scale, symmetric)
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw uniform positions and velocities."""
+        return self.draw_near_start(key, self.args.reset_noise_scale, symmetric)
 
 
 class Hopper(Swimmer):
-    """One leg in a plane."""
+    """Hop in a plane on one leg."""
 
     xml = "hopper.xml"
     skipped = 1
     speed_limit = 10
 
     def healthy(self, state: dynamics.State) -> jax.Array | None:
-        """Height, angle, and no state too large."""
+        """Check height, angle and the size of the other state variables."""
         rest = jnp.concatenate([state.qpos[2:], state.qvel])
         return (
             within(state.qpos[1], self.args.healthy_z_range)
@@ -135,24 +135,24 @@ class Hopper(Swimmer):
 
 
 class Walker2d(Hopper):
-    """Two legs in a plane."""
+    """Walk in a plane on two legs."""
 
     xml = "walker2d.xml"
 
     def healthy(self, state: dynamics.State) -> jax.Array | None:
-        """Height and angle."""
+        """Check height and angle."""
         upright = within(state.qpos[2], self.args.healthy_angle_range)
         return within(state.qpos[1], self.args.healthy_z_range) & upright
 
 
 class Reacher(GymnasiumTask):
-    """An arm of two links whose fingertip should be at the target."""
+    """Move the fingertip of a two-link arm to a target."""
 
     xml = "reacher.xml"
     frame_skip = 2
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The target uniform in a disc of radius 0.2, at rest."""
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw the arm near its start, and the target at rest, uniformly in a disc of radius 0.2."""
         for_qpos, for_radius, for_angle, for_qvel = jax.random.split(key, 4)
         qpos = jnp.asarray(self.model.qpos0[:2], jnp.float32) + 0.1 * symmetric(for_qpos, (2,))
         radius = 0.2 * jnp.sqrt(jax.random.uniform(for_radius))
@@ -161,18 +161,18 @@ class Reacher(GymnasiumTask):
         qvel = 0.005 * symmetric(for_qvel, (2,))
         return jnp.concatenate([qpos, goal]), jnp.concatenate([qvel, jnp.zeros(2)])
 
-    def see(self, out: Forward | Seen) -> Any:
-        """From the target to the fingertip."""
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
+        """Return the vector from the target to the fingertip."""
         return out.xpos[self.model.body("fingertip").id] - out.xpos[self.model.body("target").id]
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """Angles, target, velocities, and the vector between fingertip and target."""
+        """Return angles, target, velocities and the vector from the target to the fingertip."""
         angle = state.qpos[:2]
         between = seen if self.v4 else seen[:2]
         return jnp.concatenate([jnp.cos(angle), jnp.sin(angle), state.qpos[2:], state.qvel[:2], between])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Distance and cost of control; version 4 takes the distance before the step."""
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Penalise distance and control. Version 4 uses the distance before the step."""
         between = old.seen if self.v4 else new.seen
         distance = getattr(self.args, "reward_dist_weight", 1) * jnp.linalg.norm(between)
         cost = getattr(self.args, "reward_control_weight", 1) * jnp.sum(control**2)
@@ -185,16 +185,16 @@ class InvertedPendulum(GymnasiumTask):
     xml = "inverted_pendulum.xml"
     frame_skip = 2
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Uniform, velocities too."""
-        return self.draw_around(key, getattr(self.args, "reset_noise_scale", 0.01), symmetric)
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw uniform positions and velocities."""
+        return self.draw_near_start(key, getattr(self.args, "reset_noise_scale", 0.01), symmetric)
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """Positions and velocities."""
+        """Return positions and velocities."""
         return jnp.concatenate([state.qpos, state.qvel])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """One for each step; version 5 pays none for the last."""
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Reward every step with 1 (version 5: unless it terminates)."""
         terminated = jnp.abs(new.physics.qpos[1]) > 0.2
         return jnp.where(terminated & (not self.v4), 0.0, 1.0), terminated
 
@@ -204,23 +204,23 @@ class InvertedDoublePendulum(GymnasiumTask):
 
     xml = "inverted_double_pendulum.xml"
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Uniform positions, normal velocities."""
-        return self.draw_around(key, getattr(self.args, "reset_noise_scale", 0.1), jax.random.normal)
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw uniform positions and normally distributed velocities."""
+        return self.draw_near_start(key, getattr(self.args, "reset_noise_scale", 0.1), jax.random.normal)
 
-    def see(self, out: Forward | Seen) -> Any:
-        """The tip's position, and the forces that the cart's limits exert."""
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
+        """Return the tip's position and the forces of the constraints."""
         return out.site_xpos[0], out.qfrc_constraint
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """The cart's position, the angles, velocities and forces of constraint."""
+        """Return the cart's position, sines and cosines of the angles, velocities and constraint forces."""
         angles = state.qpos[1:]
         forces = jnp.clip(seen[1], -10, 10)
         parts = [state.qpos[:1], jnp.sin(angles), jnp.cos(angles), jnp.clip(state.qvel, -10, 10)]
         return jnp.concatenate([*parts, forces if self.v4 else forces[:1]])
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Ten for each step, less for distance and speed; version 5 pays none for the last."""
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Reward every step with 10 (version 5: unless it terminates), minus distance and speed."""
         x, _, y = new.seen[0]
         terminated = y <= 1
         slow = 1e-3 * new.physics.qvel[1] ** 2 + 5e-3 * new.physics.qvel[2] ** 2
@@ -241,5 +241,5 @@ TASKS: dict[str, type[GymnasiumTask]] = {
 
 
 def make(name: str, args: Mapping[str, Any], physics: str = "auto") -> GymnasiumTask:
-    """The task of that name; see :class:`GymnasiumTask`."""
+    """Return the task with that name. See :class:`GymnasiumTask` for the arguments."""
     return TASKS[name.rsplit("-v", 1)[0]](name, args, physics)

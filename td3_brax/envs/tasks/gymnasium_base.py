@@ -1,4 +1,4 @@
-"""What Gymnasium's MuJoCo tasks have in common."""
+"""Base class of Gymnasium's MuJoCo tasks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from td3_brax.envs.physics.mjx import dynamics
 from td3_brax.envs.physics.mjx.dynamics import Forward, Physics
 from td3_brax.envs.physics.mjx.patched import precise
-from td3_brax.envs.physics.rigid.physics import RigidPhysics, Seen
+from td3_brax.envs.physics.rigid.physics import DynamicsOutput, RigidPhysics
 from td3_brax.envs.physics.rigid.unsupported import unsupported_features
 from td3_brax.envs.task import Step
 from td3_brax.envs.tasks.gymnasium_models import arguments, model_of
@@ -23,34 +23,34 @@ from td3_brax.option import ConfigError
 
 @flax.struct.dataclass
 class State:
-    """What the next step reads: less than 1 KB for each environment."""
+    """The state of one environment, less than 1 KB: only what the next step reads."""
 
     physics: dynamics.State
     seen: Any
-    """What the task reads of the last evaluation of the dynamics, arrays of its own choice."""
+    """The arrays that the task reads from the last evaluation of the dynamics."""
 
 
 class GymnasiumTask:
     """A task of ``gymnasium.envs.mujoco`` as a :class:`td3_brax.envs.task.Task`.
 
     Args:
-        name: as Gymnasium registers it, such as ``Ant-v5``.
+        name: the name that Gymnasium registers, such as ``Ant-v5``.
         args: constructor arguments of Gymnasium's class, by name.
-        physics: ``fast`` for :class:`RigidPhysics`, ``mjx`` for :class:`Physics`; ``auto``: fast where that
-            covers the model.
+        physics: ``fast`` for :class:`RigidPhysics`, ``mjx`` for :class:`Physics`, or ``auto`` for fast
+            physics if they support the model.
     Raises:
-        ConfigError: an argument that the class does not take, a model other than the tested one, or fast
-            physics that don't cover it.
+        ConfigError: the class does not take an argument, the model is not the tested one, or the fast physics
+            do not support it.
     """
 
     open_loops = False
     xml = ""
     frame_skip = 5
-    """Of version 4, where it is no argument."""
+    """MuJoCo time steps per environment step. Used for version 4, where it is not an argument."""
     contacts: int | None = None
-    """Most contacts that are active at a time, where more could be."""
+    """Largest number of active contacts in :class:`Physics`, if it is below that of possible contacts."""
     iterations = 4
-    """Of Newton's method in :class:`Physics`."""
+    """Newton iterations in :class:`Physics`."""
 
     def __init__(self, name: str, args: Mapping[str, Any], physics: str = "auto") -> None:
         self.name = name
@@ -59,7 +59,9 @@ class GymnasiumTask:
         self.model = model_of(name, "walker2d_v5.xml" if name == "Walker2d-v5" else self.xml)
         missing = unsupported_features(self.model)
         if missing and physics == "fast":
-            raise ConfigError("physics", physics, f"does not cover {name}: a model with {', '.join(missing)}")
+            raise ConfigError(
+                "physics", physics, f"does not support {name}: a model with {', '.join(missing)}"
+            )
         self.physics: Physics | RigidPhysics
         if missing or physics == "mjx":
             self.physics = Physics(self.model, self.contacts, self.iterations)
@@ -73,14 +75,16 @@ class GymnasiumTask:
 
     def reset(self, key: jax.Array) -> tuple[State, jax.Array]:
         """See :class:`td3_brax.envs.task.Task`."""
-        qpos, qvel = self.draw(key)
+        qpos, qvel = self.draw_initial_state(key)
         with precise():
-            return self.start(qpos, qvel)
+            return self.set_state(qpos, qvel)
 
-    def start(self, qpos: jax.Array, qvel: jax.Array) -> tuple[State, jax.Array]:
-        """The state and observation of Gymnasium's ``set_state``."""
+    def set_state(self, qpos: jax.Array, qvel: jax.Array) -> tuple[State, jax.Array]:
+        """Return the state and observation after Gymnasium's ``set_state``."""
         state = dynamics.State(qpos=qpos, qvel=qvel, qacc=jnp.zeros_like(qvel))
-        seen = self.before(self.see(self.physics.forward(state, jnp.zeros(self.action_size))))
+        seen = self.read_after_reset(
+            self.read_dynamics(self.physics.forward(state, jnp.zeros(self.action_size)))
+        )
         return State(physics=state, seen=seen), self.observe(state, seen)
 
     def step(self, state: State, action: jax.Array) -> Step:
@@ -89,9 +93,9 @@ class GymnasiumTask:
         control = low + (action + 1) * (0.5 * (high - low))
         with precise():
             frames = int(self.args.frame_skip)
-            after, seen = self.physics.step(state.physics, state.seen, control, self.see, frames)
+            after, seen = self.physics.step(state.physics, state.seen, control, self.read_dynamics, frames)
             new = State(physics=after, seen=seen)
-            reward, terminated = self.judge(state, new, control)
+            reward, terminated = self.reward_and_end(state, new, control)
         return Step(state=new, obs=self.observe(after, seen), reward=reward, terminated=terminated)
 
     def shown(self, state: State, action: jax.Array) -> tuple[Step, jax.Array]:
@@ -99,51 +103,51 @@ class GymnasiumTask:
         out = self.step(state, action)
         return out, out.state.physics.qpos
 
-    # What a task is, for those below to say.
+    # Subclasses override these methods.
 
-    def draw(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Initial positions [nq] and velocities [nv]."""
-        return self.draw_around(key, self.args.reset_noise_scale, jax.random.normal)
+    def draw_initial_state(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Draw initial positions [nq] and velocities [nv]."""
+        return self.draw_near_start(key, self.args.reset_noise_scale, jax.random.normal)
 
-    def see(self, out: Forward | Seen) -> Any:
-        """What observation, reward or termination read of the dynamics."""
+    def read_dynamics(self, out: Forward | DynamicsOutput) -> Any:
+        """Select what observation, reward and termination need from the results of the dynamics."""
         return ()
 
-    def before(self, seen: Any) -> Any:
-        """``seen`` as it is after a reset."""
+    def read_after_reset(self, seen: Any) -> Any:
+        """Return ``seen`` with the values that it has after a reset."""
         return seen
 
     def observe(self, state: dynamics.State, seen: Any) -> jax.Array:
-        """The observation [O]."""
+        """Return the observation [O]."""
         raise NotImplementedError
 
-    def judge(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Reward [] and termination [] of a step from ``old`` to ``new`` with ``control`` [nu]."""
+    def reward_and_end(self, old: State, new: State, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return reward [] and termination [] of a step from ``old`` to ``new`` with ``control`` [nu]."""
         raise NotImplementedError
 
-    # What several of them share.
+    # Several subclasses share these methods.
 
-    def draw_around(
+    def draw_near_start(
         self, key: jax.Array, scale: float, velocities: Callable[..., jax.Array]
     ) -> tuple[jax.Array, jax.Array]:
-        """Uniform positions around the model's own, and velocities of one distribution or the other."""
+        """Draw positions uniformly around the model's, and velocities with the function ``velocities``."""
         for_qpos, for_qvel = jax.random.split(key)
         qpos = jax.random.uniform(for_qpos, (self.model.nq,), minval=-scale, maxval=scale)
         qvel = scale * velocities(for_qvel, (self.model.nv,))
         return jnp.asarray(self.model.qpos0, jnp.float32) + qpos, qvel
 
-    def alive(self, healthy: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The reward for being healthy, and whether the episode terminates."""
+    def health_outcome(self, healthy: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return the reward for being healthy, and whether the episode terminates."""
         ends = self.args.terminate_when_unhealthy
         paid = jnp.ones((), bool) if self.v4 and ends else healthy
         return paid * self.args.healthy_reward, ~healthy & ends
 
 
 def symmetric(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform in [-1, 1]."""
+    """Draw uniformly from [-1, 1]."""
     return jax.random.uniform(key, shape, minval=-1, maxval=1)
 
 
 def within(value: jax.Array, limits: tuple[float, float]) -> jax.Array:
-    """Whether ``value`` lies strictly between ``limits``."""
+    """Return whether ``value`` lies strictly between ``limits``."""
     return (limits[0] < value) & (value < limits[1])

@@ -1,4 +1,4 @@
-"""What the installed Gymnasium says of its tasks: constructor arguments and models."""
+"""Constructor arguments and models of the installed Gymnasium's tasks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from td3_brax.envs.suppress import quiet
+from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.option import ConfigError, nearest
 
-NOT_TAKEN = ("self", "xml_file", "default_camera_config", "kwargs")
-"""Constructor arguments of Gymnasium's that mean another model, or the renderer."""
+NOT_SUPPORTED = ("self", "xml_file", "default_camera_config", "kwargs")
+"""Gymnasium's constructor arguments for another model or for rendering, which are not supported."""
 
 
 def arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of Gymnasium's class for ``name`` with their defaults, but for ``args``.
+    """Return the arguments of Gymnasium's class for ``name``: the defaults, overridden by ``args``.
 
     Raises:
-        ConfigError: one that it does not take, or of another kind than the default.
+        ConfigError: the class does not take an argument, or its type is not that of the default.
     """
     import gymnasium
 
-    with quiet():
+    with suppress_warnings():
         module, _, class_name = str(gymnasium.spec(name).entry_point).partition(":")
         made = getattr(import_module(module), class_name)
     known = {
         key: parameter.default
         for key, parameter in inspect.signature(made.__init__).parameters.items()
-        if key not in NOT_TAKEN and parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        if key not in NOT_SUPPORTED and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     }
     for key, value in args.items():
         if key not in known:
@@ -44,10 +44,10 @@ def arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fit(name: str, key: str, value: Any, default: Any) -> Any:
-    """``value`` as the kind that ``default`` is.
+    """Return ``value`` with the type of ``default``.
 
     Raises:
-        ConfigError: it is of another.
+        ConfigError: ``value`` has another type.
     """
 
     def is_number(x: Any) -> bool:
@@ -70,7 +70,7 @@ def _fit(name: str, key: str, value: Any, default: Any) -> Any:
 
 
 def fingerprint(model: mujoco.MjModel) -> str:
-    """What tells one model's dynamics from another's, as MuJoCo compiles it; rounded to four digits."""
+    """Return a hash of the compiled model's dynamics, with numbers rounded to four digits."""
     fields = (
         "qpos0 body_mass body_inertia body_pos body_invweight0 jnt_type jnt_range jnt_stiffness jnt_margin "
         "jnt_solref jnt_solimp dof_damping dof_armature dof_invweight0 geom_type geom_size geom_friction "
@@ -94,18 +94,20 @@ FINGERPRINTS = {
     "walker2d.xml": "74ce8c42db2a06d8",
     "walker2d_v5.xml": "4c631f32cb60ebd7",
 }
-"""Of the models that the tests compare with Gymnasium."""
+"""Fingerprints of the models that the tests compare with Gymnasium."""
 
 
 def model_of(name: str, file: str) -> mujoco.MjModel:
-    """The model that Gymnasium has in ``file``, for the task ``name``.
+    """Return Gymnasium's model in ``file`` for the task ``name``.
 
     Raises:
-        ConfigError: it is another than the one that was tested.
+        ConfigError: the model differs from the tested one.
     """
     folder = Path(str(resources.files("gymnasium"))) / "envs" / "mujoco" / "assets"
-    with quiet():
+    with suppress_warnings():
         model = mujoco.MjModel.from_xml_path(str(folder / file))
     if fingerprint(model) != FINGERPRINTS[file]:
-        raise ConfigError("env", name, f"the installed Gymnasium or MuJoCo has another {file} than tested")
+        raise ConfigError(
+            "env", name, f"{file} of the installed Gymnasium or MuJoCo differs from the tested model"
+        )
     return model

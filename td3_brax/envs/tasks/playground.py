@@ -8,26 +8,26 @@ from typing import Any
 
 import jax
 
-from td3_brax.envs.suppress import silent
-from td3_brax.envs.tasks.library import WrappedTask
+from td3_brax.envs.suppress import suppress_output
+from td3_brax.envs.tasks.wrapper import WrappedTask
 from td3_brax.names import PLAYGROUND
 from td3_brax.option import ConfigError, nearest
 
 
 class PlaygroundTask(WrappedTask):
-    """A task of ``mujoco_playground``, on MJX's JAX implementation unless ``args`` say otherwise.
+    """A task of ``mujoco_playground``. It uses MJX's JAX implementation unless ``args`` select another.
 
-    Where observations are named, the one that a robot itself has is taken: ``state``.
+    If the task has several named observations, the policy gets the robot's own, ``state``.
 
     Args:
-        name: a name that Playground registers.
-        args: overrides of the task's own configuration, such as ``{"impl": "warp"}``.
+        name: a name registered in Playground.
+        args: overrides of the task's configuration, such as ``{"impl": "warp"}``.
     Raises:
-        ConfigError: it is not installed, has no such task or override, or can't get a robot's model.
+        ConfigError: Playground is not installed, has no such task or override, or cannot download a model.
     """
 
     def __init__(self, name: str, args: Mapping[str, Any]) -> None:
-        with silent():
+        with suppress_output():
             try:
                 from mujoco_playground import registry
             except ImportError as error:
@@ -55,12 +55,14 @@ class PlaygroundTask(WrappedTask):
                 raise ConfigError(
                     "env",
                     PLAYGROUND + name,
-                    "Playground gets this robot's model by git, once, from github.com/google-deepmind/"
-                    f"mujoco_menagerie, and has not got it whole: {error}",
+                    "Playground could not download this robot's model by git from github.com/google-deepmind/"
+                    f"mujoco_menagerie: {error}",
                 ) from None
-        super().__init__(PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, own_observation)
+        super().__init__(
+            PLAYGROUND + name, env, env.mj_model, lambda state: state.data.qpos, robot_observation
+        )
 
 
-def own_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
-    """[O] the observation, or of named ones ``state``."""
+def robot_observation(obs: jax.Array | Mapping[str, jax.Array]) -> jax.Array:
+    """Return the observation [O]: ``obs`` itself, or ``state`` if observations are named."""
     return obs["state"] if isinstance(obs, Mapping) else obs

@@ -1,1 +1,1 @@
-"""MJX's kinematics and forces, with constraints and a solver of our own."""
+"""MJX's kinematics and forces, with our own constraints and solver."""

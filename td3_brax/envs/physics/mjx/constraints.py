@@ -1,10 +1,10 @@
-"""Joint limits and contacts as MuJoCo has them, and a solver of fixed length for their forces.
+"""MuJoCo's joint limits and contacts, and a solver with a fixed number of iterations for their forces.
 
-The model is MuJoCo's (its documentation, "Computation"): soft constraints, pyramids of friction, Gauss's
-principle. MJX's solver loops until each environment has converged, which makes a GPU wait for the host, and
-carries every contact that could ever be, of which few are active at a time.
+The model follows MuJoCo's documentation ("Computation"): soft constraints, pyramidal friction cones, Gauss's
+principle. MJX's own solver iterates until every environment has converged, which makes a GPU wait for the
+host, and it carries all possible contacts, although few are active at a time.
 
-All functions are of one environment.
+All functions handle one environment.
 """
 
 from __future__ import annotations
@@ -18,53 +18,53 @@ import mujoco
 import numpy as np
 
 from td3_brax.envs.physics.mjx.patched import mjx
-from td3_brax.envs.physics.rigid.soft import allowed, spring
+from td3_brax.envs.physics.rigid.soft import clamp_solimp, stiffness_and_damping
 
 
 @flax.struct.dataclass
 class Rows:
-    """Constraint rows: one for each joint limit, then four edges of a friction pyramid for each contact."""
+    """Constraint rows: one per joint limit, then four friction pyramid edges per contact."""
 
     jacobian: jax.Array
-    """[R, nv], zero where not active."""
+    """[R, nv] Jacobian. Inactive rows are zero."""
     weight: jax.Array
-    """[R] inverse regularisation, D."""
+    """[R] Inverse regularisation D."""
     reference: jax.Array
-    """[R] reference acceleration."""
+    """[R] Reference acceleration."""
 
     def forces(self, qacc: jax.Array) -> jax.Array:
-        """[R] what pushes at accelerations [nv]."""
+        """Return the constraint forces [R] at accelerations ``qacc`` [nv]."""
         return self.weight * jnp.maximum(self.reference - self.jacobian @ qacc, 0)
 
 
 @flax.struct.dataclass
-class Touch:
-    """Contacts [C, ...], active or not."""
+class ContactData:
+    """Data of the contacts, active or not: leaves [C, ...]."""
 
     distance: jax.Array
-    """[C] between the surfaces, less the margin."""
+    """[C] Distance between the surfaces minus the margin."""
     position: jax.Array
-    """[C, 3]."""
+    """[C, 3] Contact point in the world."""
     frame: jax.Array
-    """[C, 3, 3] normal and two tangents."""
+    """[C, 3, 3] Normal and two tangents, in rows."""
     friction: jax.Array
-    """[C] sliding; 0 for none."""
+    """[C] Sliding friction coefficient, 0 for a frictionless contact."""
     weight: jax.Array
-    """[C] inverse weight of each edge."""
+    """[C] Inverse weight of each pyramid edge."""
     stiffness: jax.Array
-    """[C]."""
+    """[C] MuJoCo's stiffness k."""
     damping: jax.Array
-    """[C]."""
+    """[C] MuJoCo's damping b."""
     solimp: jax.Array
-    """[C, 5]."""
+    """[C, 5] MuJoCo's impedance parameters."""
     moves: jax.Array
-    """[C, nv] 1 or -1 where a velocity moves the second or the first body."""
+    """[C, nv] 1 if a degree of freedom moves only the second body, -1 if only the first, else 0."""
     pushes: jax.Array
-    """[C, nbody] the same of the bodies themselves, but for the world."""
+    """[C, nbody] 1 for the second body, -1 for the first, 0 for others and for the world."""
 
 
 def impedance(solimp: jax.Array | np.ndarray, distance: jax.Array) -> jax.Array:
-    """MuJoCo's constraint impedance d(r) for ``solimp`` [..., 5] at ``distance`` [...]."""
+    """Return MuJoCo's constraint impedance d(r) for ``solimp`` [..., 5] at ``distance`` [...]."""
     low = jnp.clip(solimp[..., 0], mujoco.mjMINIMP, mujoco.mjMAXIMP)
     high = jnp.clip(solimp[..., 1], mujoco.mjMINIMP, mujoco.mjMAXIMP)
     middle = jnp.clip(solimp[..., 3], mujoco.mjMINIMP, mujoco.mjMAXIMP)
@@ -77,7 +77,7 @@ def impedance(solimp: jax.Array | np.ndarray, distance: jax.Array) -> jax.Array:
 
 @jax.custom_batching.custom_vmap
 def solve(a: jax.Array, b: jax.Array) -> jax.Array:
-    """x [n] of a x = b for positive definite ``a`` [n, n], environments along the last axis."""
+    """Solve a x = b for x [n], ``a`` [n, n] positive definite. Under vmap, environments are the last axis."""
     return _solve_all(a[..., None], b[..., None])[..., 0]
 
 
@@ -91,7 +91,7 @@ def _(size: int, batched: list[bool], a: jax.Array, b: jax.Array) -> tuple[jax.A
 
 
 def _solve_all(a: jax.Array, b: jax.Array) -> jax.Array:
-    """x [n, N] for ``a`` [n, n, N] and ``b`` [n, N]: 3.6 times as fast on a CPU as with N first."""
+    """Solve a x = b for x [n, N] with ``a`` [n, n, N]. On a CPU this is 3.6 times as fast as with N first."""
     rest = jnp.concatenate([a, b[:, None]], axis=1)
     pivots = []
     for _ in range(a.shape[0]):
@@ -105,20 +105,22 @@ def _solve_all(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 class Limits:
-    """Rows for the joints of ``model`` that have limits."""
+    """Constraint rows of the limited joints of ``model``."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         joints = np.flatnonzero(model.jnt_limited)
         self.count = len(joints)
         self._q, self._v = model.jnt_qposadr[joints], model.jnt_dofadr[joints]
         self._range, self._margin = model.jnt_range[joints], model.jnt_margin[joints]
-        self._solimp = allowed(model.jnt_solimp[joints]).astype(np.float32)
-        self._spring = spring(model.jnt_solref[joints], model.jnt_solimp[joints], model.opt.timestep)
+        self._solimp = clamp_solimp(model.jnt_solimp[joints]).astype(np.float32)
+        self._spring = stiffness_and_damping(
+            model.jnt_solref[joints], model.jnt_solimp[joints], model.opt.timestep
+        )
         self._weight = model.dof_invweight0[self._v]
         self._select = np.eye(model.nv, dtype=np.float32)[self._v]
 
     def rows(self, d: Any) -> Rows:
-        """A row for each, at whichever end it is nearer to."""
+        """Return one row per limited joint, for the end of its range that is nearer."""
         q = d.qpos[self._q]
         low, high = q - self._range[:, 0], self._range[:, 1] - q
         distance = jnp.minimum(low, high) - self._margin
@@ -133,37 +135,37 @@ class Limits:
 
 
 class Contacts:
-    """Rows for the contacts that ``model`` can have.
+    """Constraint rows of the possible contacts of ``model``.
 
     Args:
-        on_device: the same for MJX.
-        most: that are active at a time (None: all that can be). Of more, the first count.
+        mjx_model: ``model`` as an MJX model.
+        max_active: most contacts that can be active at a time (None: all). Of more, only the first count.
     """
 
-    def __init__(self, model: mujoco.MjModel, on_device: Any, most: int | None) -> None:
+    def __init__(self, model: mujoco.MjModel, mjx_model: Any, max_active: int | None) -> None:
         def constants() -> Any:
-            data = mjx.collision(on_device, mjx.kinematics(on_device, mjx.make_data(on_device)))
+            data = mjx.collision(mjx_model, mjx.kinematics(mjx_model, mjx.make_data(mjx_model)))
             c = data._impl.contact
             return c.geom, c.friction, c.solref, c.solimp, c.includemargin
 
-        dim = np.asarray(mjx.make_data(on_device)._impl.contact.dim)
+        dim = np.asarray(mjx.make_data(mjx_model)._impl.contact.dim)
         self.possible = len(dim)
-        self.most = min(self.possible, most or self.possible)
+        self.max_active = min(self.possible, max_active or self.possible)
         if not self.possible:
             return
-        # Which they are does not depend on the positions: MJX has a place for each in every step.
+        # The possible contacts do not depend on the positions: MJX reserves a place for each in every step.
         geom, friction, solref, solimp, margin = jax.device_get(jax.jit(constants)())
         bodies = model.geom_bodyid[geom]
         weight = model.body_invweight0[bodies, 0].sum(axis=1)
         mu = np.where(dim == 3, friction[:, 0], 0).astype(np.float64)
-        # Without friction the four edges of a contact coincide, and share what is one row in MuJoCo.
+        # The four edges of a frictionless contact coincide. Together they must equal one row of MuJoCo.
         weight = np.where(dim == 3, weight * (1 + mu**2) * 2 * mu**2 / model.opt.impratio, 4 * weight)
-        k, b = spring(solref.astype(np.float64), solimp.astype(np.float64), model.opt.timestep)
+        k, b = stiffness_and_damping(solref.astype(np.float64), solimp.astype(np.float64), model.opt.timestep)
         lying = [mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_CAPSULE]
         self._lies_along = (model.geom_type[geom] == lying).all(axis=1)
         self._geom, self._margin = geom, margin
-        self._constants = [np.asarray(x, np.float32) for x in (mu, weight, k, b, allowed(solimp))]
-        moved = _moved_by(model)
+        self._constants = [np.asarray(x, np.float32) for x in (mu, weight, k, b, clamp_solimp(solimp))]
+        moved = _moved_bodies(model)
         self._moves = moved[bodies[:, 1]] - moved[bodies[:, 0]]
         body = np.eye(model.nbody, dtype=np.float32)[bodies]
         body[..., 0] = 0
@@ -171,11 +173,11 @@ class Contacts:
         self._roots_of_dofs = model.body_rootid[model.dof_bodyid]
         self._roots = model.body_rootid
 
-    def touch(self, d: Any) -> tuple[Touch, jax.Array]:
-        """The contacts of MJX's ``d`` that count, [most, ...], and how many are active."""
+    def detect(self, d: Any) -> tuple[ContactData, jax.Array]:
+        """Return MJX's contacts in ``d``, [max_active, ...], and the number of active contacts []."""
         c = d._impl.contact
         friction, weight, stiffness, damping, solimp = map(jnp.asarray, self._constants)
-        every = Touch(
+        every = ContactData(
             distance=c.dist - self._margin,
             position=c.pos,
             frame=self.frames(d),
@@ -188,22 +190,22 @@ class Contacts:
             pushes=self._pushes,
         )
         active = every.distance < 0
-        if self.most == self.possible:
+        if self.max_active == self.possible:
             return every, active.sum(dtype=jnp.int32)
-        # An empty place is all zeros: a contact at no distance, which pushes nothing.
-        chosen = (jnp.cumsum(active) - 1 == np.arange(self.most)[:, None]) & active
+        # An empty place is all zeros: a contact at distance 0, which exerts no force.
+        chosen = (jnp.cumsum(active) - 1 == np.arange(self.max_active)[:, None]) & active
         leaves, tree = jax.tree.flatten(every)
         flat = [jnp.reshape(leaf, (self.possible, -1)) for leaf in leaves]
         picked = chosen.astype(jnp.float32) @ jnp.concatenate(flat, axis=1)
         parts = jnp.split(picked, np.cumsum([x.shape[1] for x in flat])[:-1], axis=1)
-        shaped = [part.reshape(self.most, *leaf.shape[1:]) for part, leaf in zip(parts, leaves, strict=True)]
+        shaped = [part.reshape(self.max_active, *x.shape[1:]) for part, x in zip(parts, leaves, strict=True)]
         return jax.tree.unflatten(tree, shaped), active.sum(dtype=jnp.int32)
 
     def frames(self, d: Any) -> jax.Array:
-        """Frames [C, 3, 3] of all contacts, with a capsule's first tangent along its axis as MuJoCo has it.
+        """Return the frames [C, 3, 3] of all contacts, with the first tangent along a capsule as in MuJoCo.
 
-        MJX leaves the axis where the capsule stands at less than 30 degrees to the plane's normal, which
-        turns the friction pyramid.
+        MJX does not use the axis if the capsule is within 30 degrees of the plane's normal. That rotates the
+        friction pyramid.
         """
         frame = d._impl.contact.frame
         axis = d.geom_xmat[self._geom[:, 1], :, 2]
@@ -214,36 +216,36 @@ class Contacts:
         aligned = jnp.stack([normal, along, jnp.cross(normal, along)], axis=1)
         return jnp.where(self._lies_along[:, None, None], aligned, frame)
 
-    def rows(self, d: Any, touch: Touch) -> Rows:
-        """Four rows for each contact."""
+    def rows(self, d: Any, contacts: ContactData) -> Rows:
+        """Return four rows per contact."""
         turning, moving = d.cdof[:, :3], d.cdof[:, 3:]
-        arm = touch.position[:, None] - d.subtree_com[self._roots_of_dofs]
-        moves = touch.moves * (touch.distance < 0)[:, None]
+        arm = contacts.position[:, None] - d.subtree_com[self._roots_of_dofs]
+        moves = contacts.moves * (contacts.distance < 0)[:, None]
         velocity = (moving + jnp.cross(turning, arm)) * moves[..., None]
-        jacobian = jnp.einsum("cij,cvj->civ", touch.frame, velocity)
-        normal, side = jacobian[:, :1], jacobian[:, 1:] * touch.friction[:, None, None]
+        jacobian = jnp.einsum("cij,cvj->civ", contacts.frame, velocity)
+        normal, side = jacobian[:, :1], jacobian[:, 1:] * contacts.friction[:, None, None]
         edges = jnp.stack([normal + side, normal - side], axis=2).reshape(-1, d.qvel.shape[0])
-        imp = impedance(touch.solimp, touch.distance)
-        pull = touch.stiffness * imp * jnp.minimum(touch.distance, 0)
+        imp = impedance(contacts.solimp, contacts.distance)
+        pull = contacts.stiffness * imp * jnp.minimum(contacts.distance, 0)
         return Rows(
             jacobian=edges,
-            weight=jnp.repeat(1 / jnp.maximum(touch.weight * (1 - imp) / imp, mujoco.mjMINVAL), 4),
-            reference=-jnp.repeat(touch.damping, 4) * (edges @ d.qvel) - jnp.repeat(pull, 4),
+            weight=jnp.repeat(1 / jnp.maximum(contacts.weight * (1 - imp) / imp, mujoco.mjMINVAL), 4),
+            reference=-jnp.repeat(contacts.damping, 4) * (edges @ d.qvel) - jnp.repeat(pull, 4),
         )
 
-    def on_bodies(self, d: Any, touch: Touch, forces: jax.Array) -> jax.Array:
-        """[nbody, 6] MuJoCo's ``cfrc_ext`` for edge ``forces`` [4 C]: torque about its tree, then force."""
+    def on_bodies(self, d: Any, contacts: ContactData, forces: jax.Array) -> jax.Array:
+        """Return MuJoCo's ``cfrc_ext`` [nbody, 6], torque then force, for edge ``forces`` [4 C]."""
         edges = forces.reshape(-1, 2, 2)
-        sides = touch.friction[:, None] * (edges[:, :, 0] - edges[:, :, 1])
+        sides = contacts.friction[:, None] * (edges[:, :, 0] - edges[:, :, 1])
         local = jnp.concatenate([edges.sum(axis=(1, 2))[:, None], sides], axis=1)
-        force = jnp.einsum("cij,ci->cj", touch.frame, local)
-        arm = touch.position[:, None] - d.subtree_com[self._roots]
-        torque = jnp.cross(touch.pushes[:, :, None] * arm, force[:, None])
-        return jnp.concatenate([torque.sum(axis=0), touch.pushes.T @ force], axis=1)
+        force = jnp.einsum("cij,ci->cj", contacts.frame, local)
+        arm = contacts.position[:, None] - d.subtree_com[self._roots]
+        torque = jnp.cross(contacts.pushes[:, :, None] * arm, force[:, None])
+        return jnp.concatenate([torque.sum(axis=0), contacts.pushes.T @ force], axis=1)
 
 
-def _moved_by(model: mujoco.MjModel) -> np.ndarray:
-    """[nbody, nv] 1 where a velocity moves a body."""
+def _moved_bodies(model: mujoco.MjModel) -> np.ndarray:
+    """Return [nbody, nv]: 1 if the degree of freedom moves the body, else 0."""
     moved = np.zeros((model.nbody, model.nv), np.float32)
     for body in range(1, model.nbody):
         moved[body] = moved[model.body_parentid[body]]
@@ -252,19 +254,19 @@ def _moved_by(model: mujoco.MjModel) -> np.ndarray:
     return moved
 
 
-def accelerations(
+def solve_accelerations(
     mass: jax.Array, smooth: jax.Array, rows: Rows, start: jax.Array, iterations: int, line_search: int
 ) -> jax.Array:
-    """[nv] what bodies do under forces ``smooth`` [nv] and those of the constraints: Newton's method.
+    """Return accelerations [nv] under ``smooth`` forces [nv] and the constraint forces, by Newton's method.
 
-    It minimises 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = ``smooth``, which is
-    convex, and quadratic between changes of the active rows (Todorov 2014, "Convex and
+    The method minimises 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = ``smooth``.
+    The cost is convex, and quadratic as long as the same rows are active (Todorov 2014, "Convex and
     analytically-invertible dynamics with contacts and constraints", section IV).
 
     Args:
-        start: [nv].
-        iterations: of Newton's method.
-        line_search: of the search along each of its directions, which is Newton's too, between bounds.
+        start: [nv] accelerations to start from.
+        iterations: number of Newton iterations.
+        line_search: number of line search iterations in each. These are Newton steps between bounds.
     """
 
     def iteration(x: jax.Array, _: None) -> tuple[jax.Array, None]:

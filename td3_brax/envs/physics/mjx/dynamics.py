@@ -1,6 +1,6 @@
-"""MuJoCo's dynamics of one robot: MJX's kinematics, inertias and smooth forces, and constraints of our own.
+"""MuJoCo's dynamics of one robot: MJX's kinematics, inertias and smooth forces with our own constraints.
 
-All functions are of one environment.
+All functions handle one environment.
 """
 
 from __future__ import annotations
@@ -12,55 +12,55 @@ import jax
 import jax.numpy as jnp
 import mujoco
 
-from td3_brax.envs.physics.mjx.constraints import Contacts, Limits, accelerations, solve
+from td3_brax.envs.physics.mjx.constraints import Contacts, Limits, solve, solve_accelerations
 from td3_brax.envs.physics.mjx.patched import mjx
 from td3_brax.envs.physics.rigid.unsupported import FLUID, unsupported_features
 
 
 @flax.struct.dataclass
 class State:
-    """What the next step starts from."""
+    """The physical state that the next step starts from."""
 
     qpos: jax.Array
-    """[nq] positions."""
+    """[nq] Positions."""
     qvel: jax.Array
-    """[nv] velocities."""
+    """[nv] Velocities."""
     qacc: jax.Array
-    """[nv] the last accelerations, where the solver starts."""
+    """[nv] Accelerations of the last evaluation, from which the solver starts."""
 
 
 @flax.struct.dataclass
 class Forward:
-    """What the dynamics give at a position and velocity. What nobody reads is never computed."""
+    """Results of one evaluation of the dynamics. XLA does not compute fields that are not read."""
 
     qacc: jax.Array
-    """[nv]."""
+    """[nv] Accelerations."""
     qfrc: jax.Array
-    """[nv] all forces."""
+    """[nv] Sum of all forces."""
     qfrc_constraint: jax.Array
-    """[nv] those of contacts and limits."""
+    """[nv] Forces of contacts and joint limits."""
     cfrc_ext: jax.Array
-    """[nbody, 6] contact forces on each body, torque about the tree's centre of mass, then force."""
+    """[nbody, 6] Contact forces on each body: torque about the tree's centre of mass, then force."""
     xpos: jax.Array
-    """[nbody, 3] body frames."""
+    """[nbody, 3] Positions of the body frames."""
     site_xpos: jax.Array
-    """[nsite, 3]."""
+    """[nsite, 3] Positions of the sites."""
     mass: jax.Array
-    """[nv, nv] the mass matrix."""
+    """[nv, nv] Mass matrix."""
     active: jax.Array
-    """[] contacts within their margin."""
+    """[] Number of active contacts."""
 
 
 class Physics:
     """The dynamics of ``model``.
 
     Args:
-        model: a model without unsupported features (``unsupported.py``); a fluid is supported.
-        contacts: most contacts that are active at a time (None: all that can be).
-        iterations: of Newton's method, in each evaluation of the accelerations.
-        line_search: of the search along each of its directions.
+        model: a model without unsupported features (``unsupported.py``), except that a fluid is supported.
+        contacts: largest number of contacts that are active at a time. None allows all possible contacts.
+        iterations: number of Newton iterations in each evaluation of the accelerations.
+        line_search: number of line search iterations in each Newton iteration.
     Raises:
-        ValueError: a model with more than that.
+        ValueError: the model has unsupported features. The text names them.
     """
 
     def __init__(
@@ -70,21 +70,22 @@ class Physics:
             raise ValueError(f"a model with {', '.join(missing)}")
         self.iterations = iterations
         self.line_search = line_search
-        self.host = model
-        self.model = mjx.put_model(model, impl="jax")
+        self.mj_model = model
+        self.mjx_model = mjx.put_model(model, impl="jax")
         self.limits = Limits(model)
-        self.contacts = Contacts(model, self.model, contacts)
+        self.contacts = Contacts(model, self.mjx_model, contacts)
 
     def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
-        """``frames`` time steps with controls [nu] held.
+        """Take ``frames`` time steps with constant controls ``ctrl`` [nu].
 
         Args:
-            seen: an earlier ``view``.
-            view: what to keep of the last :class:`Forward`.
+            seen: the result of an earlier ``view``.
+            view: function that selects what to keep of a :class:`Forward`.
         Returns:
-            the state, and ``view`` of the last evaluation, which as in MuJoCo lags behind the positions.
+            The state, and ``view`` of the last evaluation. As in MuJoCo, that evaluation lags behind the
+            returned positions.
         """
-        advance = self._rk4 if self.host.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else self._euler
+        advance = self._rk4 if self.mj_model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else self._euler
 
         def frame(carry: tuple[State, Any], _: None) -> tuple[tuple[State, Any], None]:
             return advance(*carry, ctrl, view), None
@@ -92,18 +93,18 @@ class Physics:
         return jax.lax.scan(frame, (state, seen), length=frames)[0]
 
     def _euler(self, state: State, _: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
-        """Semi-implicit Euler, implicit in the joints' damping."""
+        """Take a semi-implicit Euler step, implicit in the joint damping."""
         out = self.forward(state, ctrl)
-        h, damping = self.host.opt.timestep, self.host.dof_damping
+        h, damping = self.mj_model.opt.timestep, self.mj_model.dof_damping
         qacc = out.qacc
-        if damping.any() and not self.host.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP:
+        if damping.any() and not self.mj_model.opt.disableflags & mujoco.mjtDisableBit.mjDSBL_EULERDAMP:
             qacc = solve(out.mass + jnp.diag(jnp.asarray(h * damping, jnp.float32)), out.qfrc)
         qvel = state.qvel + h * qacc
         return State(qpos=self._move(state.qpos, qvel, h), qvel=qvel, qacc=out.qacc), view(out)
 
     def _rk4(self, state: State, seen: Any, ctrl: jax.Array, view: Any) -> tuple[State, Any]:
-        """Runge-Kutta of order 4, without a branch: the first stage moves by nothing."""
-        h = self.host.opt.timestep
+        """Take a fourth-order Runge-Kutta step. The first stage moves by 0, so the loop needs no branch."""
+        h = self.mj_model.opt.timestep
 
         def stage(carry: Any, x: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
             velocity, acceleration, velocities, accelerations, warm, _ = carry
@@ -126,8 +127,8 @@ class Physics:
         return after, seen
 
     def _move(self, qpos: jax.Array, qvel: jax.Array, h: jax.Array | float) -> jax.Array:
-        """Positions after moving with ``qvel`` for ``h`` seconds."""
-        model = self.host
+        """Return the positions after moving with velocities ``qvel`` for ``h`` seconds."""
+        model = self.mj_model
         if model.jnt_type[0] != mujoco.mjtJoint.mjJNT_FREE:
             return qpos + h * qvel
         turn = qvel[3:6] * h
@@ -139,8 +140,8 @@ class Physics:
         return jnp.concatenate([qpos[:3] + h * qvel[:3], quaternion, qpos[7:] + h * qvel[6:]])
 
     def forward(self, state: State, ctrl: jax.Array) -> Forward:
-        """Accelerations and forces at ``state`` under controls [nu]."""
-        m, limits, contacts = self.model, self.limits, self.contacts
+        """Evaluate the dynamics at ``state`` with controls ``ctrl`` [nu]."""
+        m, limits, contacts = self.mjx_model, self.limits, self.contacts
         d = mjx.make_data(m).replace(qpos=state.qpos, qvel=state.qvel, ctrl=ctrl)
         d = mjx.crb(m, mjx.com_pos(m, mjx.kinematics(m, d)))
         d = mjx.rne(m, mjx.passive(m, mjx.com_vel(m, d)))
@@ -148,17 +149,17 @@ class Physics:
         smooth = d.qfrc_passive - d.qfrc_bias + d.qfrc_actuator
         mass = mjx.full_m(m, d)
         rows = [limits.rows(d)] if limits.count else []
-        active, cfrc_ext = jnp.int32(0), jnp.zeros((self.host.nbody, 6))
+        active, cfrc_ext = jnp.int32(0), jnp.zeros((self.mj_model.nbody, 6))
         if contacts.possible:
-            touch, active = contacts.touch(mjx.collision(m, d))
-            rows.append(contacts.rows(d, touch))
+            found, active = contacts.detect(mjx.collision(m, d))
+            rows.append(contacts.rows(d, found))
         if rows:
             every = jax.tree.map(lambda *x: jnp.concatenate(x), *rows)
-            qacc = accelerations(mass, smooth, every, state.qacc, self.iterations, self.line_search)
+            qacc = solve_accelerations(mass, smooth, every, state.qacc, self.iterations, self.line_search)
             forces = every.forces(qacc)
             constraint = forces @ every.jacobian
             if contacts.possible:
-                cfrc_ext = contacts.on_bodies(d, touch, forces[limits.count :])
+                cfrc_ext = contacts.on_bodies(d, found, forces[limits.count :])
         else:
             qacc, constraint = solve(mass, smooth), jnp.zeros_like(smooth)
         return Forward(
@@ -174,6 +175,6 @@ class Physics:
 
 
 def multiply(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Product of quaternions [4]."""
+    """Return the product of the quaternions ``a`` and ``b`` [4]."""
     w = a[0] * b[0] - a[1:] @ b[1:]
     return jnp.concatenate([w[None], a[0] * b[1:] + b[0] * a[1:] + jnp.cross(a[1:], b[1:])])

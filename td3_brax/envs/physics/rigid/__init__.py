@@ -1,1 +1,1 @@
-"""Rigid bodies on hinges and slides, every number an array over environments."""
+"""Dynamics of rigid bodies on hinges and slides. Every number is an array over environments."""

@@ -1,4 +1,4 @@
-"""Sparse factors of a matrix over a tree's degrees of freedom, products with it, sums over lanes."""
+"""Sparse factorisation of matrices over a tree's degrees of freedom, products with them, sums over lanes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from td3_brax.envs.physics.rigid.tree import Tree
 
 
 class Factor:
-    """M = L' D L of a matrix with a tree's zeros, eliminated from the leaves to the root."""
+    """Factorisation M = L' D L of a matrix with a tree's sparsity, eliminated from the leaves to the root."""
 
     def __init__(self, tree: Tree, matrix: Matrix) -> None:
         self._tree = tree
@@ -26,7 +26,7 @@ class Factor:
         self._rows = rows
 
     def solve(self, b: list[Value]) -> list[Value]:
-        """x of M x = b."""
+        """Return the solution x of M x = b."""
         x, n = list(b), len(b)
         for i in reversed(range(n)):
             for j in range(i):
@@ -39,7 +39,7 @@ class Factor:
 
 
 def multiply(tree: Tree, mass: Matrix, x: list[Value]) -> list[Value]:
-    """M x, of which the lower half is given."""
+    """Return M x for the symmetric matrix M whose lower half is in ``mass``."""
     found = [dot(mass[i][: i + 1], x[: i + 1]) for i in range(len(x))]
     for i in range(len(x)):
         for j in range(i):
@@ -48,8 +48,8 @@ def multiply(tree: Tree, mass: Matrix, x: list[Value]) -> list[Value]:
     return found
 
 
-def over_lanes(values: Sequence[Value], lanes: Sequence[int]) -> Value:
-    """The sum of values with different ``lanes``."""
+def sum_over_lanes(values: Sequence[Value], lanes: Sequence[int]) -> Value:
+    """Return the sum of ``values`` over all their lanes. ``lanes`` has the number of lanes of each."""
     sums: dict[int, Value] = {}
     for value, count in zip(values, lanes, strict=True):
         sums[count] = sums.get(count, 0.0) + value
@@ -57,6 +57,6 @@ def over_lanes(values: Sequence[Value], lanes: Sequence[int]) -> Value:
 
 
 def inner(tree: Tree, a: list[Value], b: list[Value]) -> Value:
-    """a . b of values by degree of freedom, over all lanes."""
+    """Return a . b over all degrees of freedom and lanes."""
     lanes = [len(places) for places in tree.qvel]
-    return over_lanes([x * y for x, y in zip(a, b, strict=True)], lanes)
+    return sum_over_lanes([x * y for x, y in zip(a, b, strict=True)], lanes)

@@ -1,4 +1,4 @@
-"""Inertias of a robot's links, about the point that everything is about."""
+"""Spatial inertias of a robot's links about the common reference point."""
 
 from __future__ import annotations
 
@@ -23,38 +23,42 @@ from td3_brax.envs.physics.rigid.tree import Link, Tree
 
 @dataclass
 class Inertia:
-    """Of a rigid body about the point: mass, mass times centre, rotational inertia."""
+    """The spatial inertia of a rigid body about the reference point."""
 
     mass: Value
-    first: Vector
-    second: Matrix
+    first_moment: Vector
+    """Mass times centre of mass."""
+    rotational: Matrix
+    """Rotational inertia."""
 
     def __add__(self, other: Inertia) -> Inertia:
-        second = [plus(a, b) for a, b in zip(self.second, other.second, strict=True)]
-        return Inertia(self.mass + other.mass, plus(self.first, other.first), second)
+        rotational = [plus(a, b) for a, b in zip(self.rotational, other.rotational, strict=True)]
+        return Inertia(self.mass + other.mass, plus(self.first_moment, other.first_moment), rotational)
 
-    def of(self, motion: Vector) -> Vector:
-        """The momentum [6] of a spatial velocity [6]."""
+    def momentum(self, motion: Vector) -> Vector:
+        """Return the momentum [6] at the spatial velocity ``motion`` [6]."""
         turn, move = motion[:3], motion[3:]
-        torque = plus(rotate(self.second, turn), cross(self.first, move))
-        return torque + minus(times(self.mass, move), cross(self.first, turn))
+        torque = plus(rotate(self.rotational, turn), cross(self.first_moment, move))
+        return torque + minus(times(self.mass, move), cross(self.first_moment, turn))
 
-    def lanes_added(self, lanes: int) -> Inertia:
-        """Of all lanes together."""
-        second = [[lane_sum(x, lanes) for x in row] for row in self.second]
-        return Inertia(lane_sum(self.mass, lanes), [lane_sum(x, lanes) for x in self.first], second)
+    def summed_over_lanes(self, lanes: int) -> Inertia:
+        """Return the sum of the inertias of all lanes."""
+        rotational = [[lane_sum(x, lanes) for x in row] for row in self.rotational]
+        return Inertia(
+            lane_sum(self.mass, lanes), [lane_sum(x, lanes) for x in self.first_moment], rotational
+        )
 
 
-def inertias(tree: Tree, rotation: list[Matrix], position: list[Vector]) -> list[Inertia]:
-    """Of each link, from its pose."""
+def link_inertias(tree: Tree, rotation: list[Matrix], position: list[Vector]) -> list[Inertia]:
+    """Return the inertia of each link, from the links' poses."""
     found = []
     for link, turn, at in zip(tree.links, rotation, position, strict=True):
         centre = plus(at, rotate(turn, link.com))
-        # Of the three principal axes two say it all, and one where two moments are alike.
-        base, extra = _spread(link)
+        # Two of the three principal axes determine the inertia, or one if two moments are equal.
+        base, extra = _split_moments(link)
         axes = [(m, rotate(turn, column(link.principal, k))) for k, m in extra]
         square = dot(centre, centre) * link.mass
-        second = [
+        rotational = [
             [
                 (base + square if i == j else 0.0)
                 + total([m * axis[i] * axis[j] for m, axis in axes])
@@ -63,20 +67,20 @@ def inertias(tree: Tree, rotation: list[Matrix], position: list[Vector]) -> list
             ]
             for i in range(3)
         ]
-        found.append(Inertia(link.mass, times(link.mass, centre), second))
+        found.append(Inertia(link.mass, times(link.mass, centre), rotational))
     return found
 
 
-def _spread(link: Link) -> tuple[Value, list[tuple[int, Value]]]:
-    """The last moment, which all axes have, and what the others have more."""
+def _split_moments(link: Link) -> tuple[Value, list[tuple[int, Value]]]:
+    """Return the last principal moment, and how much the other two exceed it."""
     last = link.moments[2]
     return last, [(k, link.moments[k] - last) for k in range(2)]
 
 
-def composites(tree: Tree, own: list[Inertia]) -> list[Inertia]:
-    """Of each link with all that hangs on it."""
-    whole = list(own)
+def composite_inertias(tree: Tree, inertias: list[Inertia]) -> list[Inertia]:
+    """Return for each link the inertia of its whole subtree."""
+    composites = list(inertias)
     for i in reversed(range(len(tree.links))):
         if (parent := tree.links[i].parent) >= 0:
-            whole[parent] = whole[parent] + whole[i].lanes_added(tree.lanes_below(i))
-    return whole
+            composites[parent] = composites[parent] + composites[i].summed_over_lanes(tree.lanes_below(i))
+    return composites

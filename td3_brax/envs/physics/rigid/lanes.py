@@ -1,8 +1,8 @@
-"""Arithmetic on numbers that are arrays over environments, in which what is constant costs nothing.
+"""Arithmetic on numbers that are arrays over environments, in which constants cost nothing.
 
-A value is a float, known while the program is traced, or a :class:`Number`. Products with 0 and 1, sums with
-0 and the like vanish, so that code written for a general rotation or mass matrix becomes that of the robot at
-hand. Several alike parts of a robot, such as four legs, share a number: they are its lanes.
+A value is a float that is known while the program is traced, or a :class:`Number`. Products with 0 or 1, sums
+with 0 and the like are removed. So code for a general rotation or mass matrix shrinks to the operations that
+the robot needs. Parts of the same structure, such as four legs, share a number: they are its lanes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax.envs.physics.rigid.compute_once import LONGEST, hold
+from td3_brax.envs.physics.rigid.compute_once import MAX_REPEATED, compute_once
 
-FEW = 8
-"""Lanes that are added one by one; more are left to XLA's sums."""
+MAX_UNROLLED_LANES = 8
+"""Up to this number, lanes are added one by one. More are summed by XLA."""
 
 Value: TypeAlias = Union[float, "Number"]
 Vector: TypeAlias = list[Value]
@@ -27,30 +27,30 @@ Matrix: TypeAlias = list[list[Value]]
 
 
 class Number:
-    """An array [lanes or 1, N] over environments, or a constant that differs between lanes [lanes, 1]."""
+    """An array [lanes or 1, N] over N environments, or a constant [lanes, 1] that differs between lanes."""
 
     __slots__ = ("cost", "x")
-    __array_ufunc__ = None  # NumPy's floats leave arithmetic with a Number to it
+    __array_ufunc__ = None  # so that NumPy's floats leave arithmetic to Number
 
     def __init__(self, x: Any, cost: int = 0) -> None:
-        if cost > LONGEST and isinstance(x, jax.Array):
-            x, cost = hold(x), 0
+        if cost > MAX_REPEATED and isinstance(x, jax.Array):
+            x, cost = compute_once(x), 0
         self.x = x
         self.cost = cost
-        """Operations that made it since a value was last held."""
+        """Number of operations since the last value that is computed once."""
 
     def __add__(self, other: Value) -> Value:
-        return self if is_zero(other) else _both(self, other, lambda a, b: a + b)
+        return self if is_zero(other) else _binary(self, other, lambda a, b: a + b)
 
     __radd__ = __add__
 
     def __sub__(self, other: Value) -> Value:
         if other is self:
             return 0.0
-        return self if is_zero(other) else _both(self, other, lambda a, b: a - b)
+        return self if is_zero(other) else _binary(self, other, lambda a, b: a - b)
 
     def __rsub__(self, other: float) -> Value:
-        return -self if is_zero(other) else _both(self, other, lambda a, b: b - a)
+        return -self if is_zero(other) else _binary(self, other, lambda a, b: b - a)
 
     def __mul__(self, other: Value) -> Value:
         if not isinstance(other, Number):
@@ -58,27 +58,27 @@ class Number:
                 return 0.0
             if abs(other) == 1:
                 return self if other == 1 else -self
-        return _both(self, other, lambda a, b: a * b)
+        return _binary(self, other, lambda a, b: a * b)
 
     __rmul__ = __mul__
 
     def __truediv__(self, other: Value) -> Value:
-        return _both(self, other, lambda a, b: a / b)
+        return _binary(self, other, lambda a, b: a / b)
 
     def __rtruediv__(self, other: float) -> Value:
-        return 0.0 if is_zero(other) else _both(self, other, lambda a, b: b / a)
+        return 0.0 if is_zero(other) else _binary(self, other, lambda a, b: b / a)
 
     def __neg__(self) -> Number:
         return Number(-self.x, self.cost + 1)
 
 
 def is_zero(x: Value) -> bool:
-    """Whether ``x`` is known to be 0."""
+    """Return whether ``x`` is known to be 0."""
     return not isinstance(x, Number) and x == 0
 
 
 def raw(x: Value) -> Any:
-    """The array or float."""
+    """Return the array or float of ``x``."""
     return x.x if isinstance(x, Number) else float(x)
 
 
@@ -86,18 +86,18 @@ def _cost(*values: Value) -> int:
     return 1 + sum(value.cost for value in values if isinstance(value, Number))
 
 
-def held(x: Value) -> Value:
-    """``x``, computed once."""
-    return Number(hold(x.x)) if isinstance(x, Number) and x.cost else x
+def computed_once(x: Value) -> Value:
+    """Return ``x``, which XLA then computes only once."""
+    return Number(compute_once(x.x)) if isinstance(x, Number) and x.cost else x
 
 
-def number(x: Any) -> Value:
-    """A value of an array or float."""
+def to_value(x: Any) -> Value:
+    """Return an array or float as a value."""
     return x if isinstance(x, float) else Number(x)
 
 
 def constant(values: Any) -> Value:
-    """A constant with one value [lanes] for each lane; 1e-12 counts as nothing."""
+    """Return a constant with ``values`` [lanes], a float if they are equal. Below 1e-12, they count as 0."""
     lanes = np.asarray(values, np.float64).reshape(-1)
     lanes = np.where(np.abs(lanes) < 1e-12, 0, lanes)
     if np.ptp(lanes) <= 1e-9 * np.abs(lanes).max():
@@ -105,40 +105,46 @@ def constant(values: Any) -> Value:
     return Number(lanes[:, None])
 
 
-def _both(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
+def _binary(a: Value, b: Value, op: Callable[[Any, Any], Any]) -> Value:
     x, y = raw(a), raw(b)
     if isinstance(x, np.ndarray) and isinstance(y, float | np.ndarray):
         return constant(op(x, y))
     if isinstance(y, np.ndarray) and isinstance(x, float):
         return constant(op(x, y))
     if isinstance(x, np.ndarray):
-        x = _placed(x, y.dtype)
+        x = _as_array(x, y.dtype)
     elif isinstance(y, np.ndarray):
-        y = _placed(y, x.dtype)
+        y = _as_array(y, x.dtype)
     return Number(op(x, y), _cost(a, b))
 
 
-_CHOOSING: ContextVar[bool] = ContextVar("choosing", default=False)
+_SELECTING_BY_LANE: ContextVar[bool] = ContextVar("selecting_by_lane", default=False)
 
 
 @contextlib.contextmanager
-def choosing() -> Iterator[None]:
-    """While this is open, what differs between lanes is chosen by the lane's number: a kernel has no constant
-    arrays, and takes no lanes apart."""
-    reset = _CHOOSING.set(True)
+def selecting_by_lane() -> Iterator[None]:
+    """Select values that differ between lanes by the lane's index in this context.
+
+    A kernel needs this: it has no constant arrays, and cannot slice lanes.
+    """
+    reset = _SELECTING_BY_LANE.set(True)
     try:
         yield
     finally:
-        _CHOOSING.reset(reset)
+        _SELECTING_BY_LANE.reset(reset)
 
 
-def _placed(x: np.ndarray, dtype: Any) -> Any:
-    """Constants [lanes, 1] as an array of ``dtype``."""
-    return by_lane([v.item() for v in x.astype(dtype)]).astype(dtype) if _CHOOSING.get() else x.astype(dtype)
+def _as_array(x: np.ndarray, dtype: Any) -> Any:
+    """Return constants [lanes, 1] as an array of ``dtype``."""
+    return (
+        select_by_lane([v.item() for v in x.astype(dtype)]).astype(dtype)
+        if _SELECTING_BY_LANE.get()
+        else x.astype(dtype)
+    )
 
 
-def by_lane(values: Sequence[Any]) -> Any:
-    """[lanes, ...] the values, each [1, ...] or a float, chosen by the lane's number."""
+def select_by_lane(values: Sequence[Any]) -> Any:
+    """Return [lanes, ...]: for each lane its entry of ``values``, which are floats or [1, ...]."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (len(values), 1), 0)
     chosen = values[0]
     for i, value in enumerate(values[1:], 1):
@@ -146,22 +152,22 @@ def by_lane(values: Sequence[Any]) -> Any:
     return chosen
 
 
-def of_lane(x: Any, i: int) -> Any:
-    """[1, N] one lane of an array [lanes, N], by the lane's number."""
+def extract_lane(x: Any, i: int) -> Any:
+    """Return lane ``i`` of the array ``x`` [lanes, N] as [1, N], without slicing."""
     lane = jax.lax.broadcasted_iota(jnp.int32, (x.shape[0], 1), 0)
     return jnp.where(lane == i, x, 0.0).sum(0, keepdims=True)
 
 
 def apply(op: Callable[..., Any], *values: Value) -> Value:
-    """``op`` of JAX's on arrays."""
+    """Apply the JAX function ``op`` to the arrays of ``values``."""
     arrays = [raw(v) for v in values]
     dtype = next((a.dtype for a in arrays if isinstance(a, jax.Array)), jnp.result_type(float))
-    placed = (_placed(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)
+    placed = (_as_array(a, dtype) if isinstance(a, np.ndarray) else a for a in arrays)
     return Number(op(*placed), _cost(*values))
 
 
-def spread(x: Value, like: Value) -> Value:
-    """``x``, which may be a constant, with the shape of the array ``like``."""
+def broadcast_like(x: Value, like: Value) -> Value:
+    """Return ``x``, which may be a constant, broadcast to the shape of the array ``like``."""
     shape = raw(like).shape
     if isinstance(raw(x), jax.Array) and raw(x).shape == shape:
         return x
@@ -169,12 +175,12 @@ def spread(x: Value, like: Value) -> Value:
 
 
 def where(condition: jax.Array, a: Value, b: Value) -> Value:
-    """``a`` where the array ``condition``, else ``b``."""
+    """Return ``a`` where the array ``condition`` is true, else ``b``."""
     return apply(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
 def total(values: Sequence[Value]) -> Value:
-    """Their sum."""
+    """Return the sum of ``values``."""
     result: Value = 0.0
     for value in values:
         result = result + value
@@ -182,12 +188,12 @@ def total(values: Sequence[Value]) -> Value:
 
 
 def lanes_of(x: Value) -> int:
-    """How many lanes ``x`` has."""
+    """Return the number of lanes of ``x``, 1 if its lanes are equal."""
     return x.x.shape[0] if isinstance(x, Number) and np.ndim(x.x) == 2 else 1
 
 
 def lane_sum(x: Value, lanes: int) -> Value:
-    """The sum over ``lanes`` that ``x`` has, or would have if they differed."""
+    """Return the sum of ``x`` over ``lanes``. If they are equal, ``x`` may hold a single one."""
     if lanes == 1:
         return x
     if lanes_of(x) == 1:
@@ -195,14 +201,14 @@ def lane_sum(x: Value, lanes: int) -> Value:
     array = raw(x)
     if isinstance(array, np.ndarray):
         return float(array.sum())
-    if lanes > FEW or _CHOOSING.get():
+    if lanes > MAX_UNROLLED_LANES or _SELECTING_BY_LANE.get():
         return Number(array.sum(0, keepdims=True))
-    array = raw(held(x))
+    array = raw(computed_once(x))
     return Number(sum(array[i : i + 1] for i in range(1, lanes)) + array[:1], lanes)
 
 
 def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
-    """Values that have ``lanes``, or would have if they differed, as one that has all of them."""
+    """Return one value with the lanes of all ``values``. ``lanes`` has the number of lanes of each."""
     if len(values) == 1 or all(not isinstance(v, Number) and v == values[0] for v in values):
         return values[0]
     parts = [raw(value) for value in values]
@@ -215,49 +221,53 @@ def stack(values: Sequence[Value], lanes: Sequence[int]) -> Value:
     return Number(jnp.concatenate(full))
 
 
-def some(x: Value, begin: int, end: int) -> Value:
-    """The lanes of ``x`` from ``begin`` to before ``end``."""
+def slice_lanes(x: Value, begin: int, end: int) -> Value:
+    """Return the lanes ``begin`` to ``end - 1`` of ``x``."""
     if lanes_of(x) == 1:
         return x
     array = raw(x)
-    return constant(array[begin:end]) if isinstance(array, np.ndarray) else Number(raw(held(x))[begin:end])
+    return (
+        constant(array[begin:end])
+        if isinstance(array, np.ndarray)
+        else Number(raw(computed_once(x))[begin:end])
+    )
 
 
 def dot(a: Sequence[Value], b: Sequence[Value]) -> Value:
-    """a . b."""
+    """Return the dot product a . b."""
     return total([x * y for x, y in zip(a, b, strict=True)])
 
 
 def cross(a: Sequence[Value], b: Sequence[Value]) -> Vector:
-    """a x b."""
+    """Return the cross product a x b."""
     return [a[i - 2] * b[i - 1] - a[i - 1] * b[i - 2] for i in range(3)]
 
 
 def plus(a: Sequence[Value], b: Sequence[Value]) -> Vector:
-    """a + b."""
+    """Return a + b."""
     return [x + y for x, y in zip(a, b, strict=True)]
 
 
 def minus(a: Sequence[Value], b: Sequence[Value]) -> Vector:
-    """a - b."""
+    """Return a - b."""
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
 def times(s: Value, a: Sequence[Value]) -> Vector:
-    """s a."""
+    """Return the vector ``a`` times the scalar ``s``."""
     return [s * x for x in a]
 
 
 def column(a: Matrix, j: int) -> Vector:
-    """Column j."""
+    """Return column ``j`` of ``a``."""
     return [row[j] for row in a]
 
 
 def rotate(a: Matrix, x: Sequence[Value]) -> Vector:
-    """a x."""
+    """Return the product of the matrix ``a`` and the vector ``x``."""
     return [dot(row, x) for row in a]
 
 
 def matmul(a: Matrix, b: Matrix) -> Matrix:
-    """a b."""
+    """Return the product of the matrices ``a`` and ``b`` [3][3]."""
     return [[dot(row, column(b, j)) for j in range(3)] for row in a]

@@ -1,7 +1,8 @@
-"""Where a robot's links are, how they move, and the forces of that: spatial vectors about one point.
+"""Kinematics and inverse dynamics of a robot's links with spatial vectors.
 
-Spatial vectors are angular, then linear, along the world's axes, about the first link's frame, wherever that
-is at the moment (Featherstone, "Rigid Body Dynamics Algorithms", chapters 2, 5 and 6).
+A spatial vector has an angular, then a linear part, along the axes of the world. All are about one reference
+point, the current origin of the first link (Featherstone, "Rigid Body Dynamics Algorithms", chapters 2, 5 and
+6).
 """
 
 from __future__ import annotations
@@ -34,19 +35,20 @@ from td3_brax.envs.physics.rigid.tree import Joint, Tree
 
 @dataclass
 class Pose:
-    """Where everything is, for each link or degree of freedom."""
+    """Poses of all links, and motions of all degrees of freedom."""
 
     origin: Vector
-    """The first link's position in the world: the point."""
+    """Position of the first link in the world, the reference point."""
     rotation: list[Matrix]
+    """Rotation of each link to the world."""
     position: list[Vector]
-    """From the point."""
+    """Position of each link relative to ``origin``."""
     screw: list[Vector]
-    """[6] the motion of each degree of freedom."""
+    """[6] Spatial velocity that a unit velocity of each degree of freedom causes."""
 
 
-def place(tree: Tree, q: list[Value]) -> Pose:
-    """Forward kinematics for coordinates ``q``."""
+def forward_kinematics(tree: Tree, q: list[Value]) -> Pose:
+    """Return the pose at coordinates ``q``."""
     rotation: list[Matrix] = []
     position: list[Vector] = []
     lines: list[tuple[Joint, Any, Vector]] = []
@@ -60,17 +62,17 @@ def place(tree: Tree, q: list[Value]) -> Pose:
         for joint in link.joints:
             coordinates = [q[i] for i in joint.coordinates]
             if joint.kind == "free":
-                at, turn = coordinates[:3], from_quaternion(coordinates[3:])
+                at, turn = coordinates[:3], rotation_from_quaternion(coordinates[3:])
                 lines.append((joint, turn, at))
                 continue
-            change = coordinates[0] - _reference(tree, joint)
+            change = coordinates[0] - _reference_position(tree, joint)
             axis = rotate(turn, joint.axis)
             if joint.kind == "slide":
                 at = plus(at, times(change, axis))
                 lines.append((joint, axis, at))
             else:
                 anchor = plus(at, rotate(turn, joint.anchor))
-                turn = matmul(turn, _about(joint.axis, change))
+                turn = matmul(turn, _axis_rotation(joint.axis, change))
                 at = minus(anchor, rotate(turn, joint.anchor))
                 lines.append((joint, axis, anchor))
         rotation.append(turn)
@@ -90,12 +92,12 @@ def _screws(joint: Joint, along: Any, at: Vector, origin: Vector) -> list[Vector
     return [along + cross(minus(at, origin), along)]
 
 
-def _reference(tree: Tree, joint: Joint) -> Value:
+def _reference_position(tree: Tree, joint: Joint) -> Value:
     return constant(tree.model.qpos0[tree.model.jnt_qposadr[joint.ids]])
 
 
-def _about(axis: Vector, angle: Value) -> Matrix:
-    """The rotation about a unit ``axis``."""
+def _axis_rotation(axis: Vector, angle: Value) -> Matrix:
+    """Return the rotation by ``angle`` about a unit ``axis``."""
     c, s = apply(jnp.cos, angle), apply(jnp.sin, angle)
     x, y, z = times(s, axis)
     skew: Matrix = [[c, -z, y], [z, c, -x], [-y, x, c]]
@@ -103,8 +105,8 @@ def _about(axis: Vector, angle: Value) -> Matrix:
     return [[skew[i][j] + rest * (axis[i] * axis[j]) for j in range(3)] for i in range(3)]
 
 
-def from_quaternion(q: Vector) -> Matrix:
-    """The rotation of a quaternion [4], which need not be of length 1."""
+def rotation_from_quaternion(q: Vector) -> Matrix:
+    """Return the rotation of a quaternion [4], which need not be normalised."""
     scale = 2.0 / dot(q, q)
     w, x, y, z = q
     sx, sy, sz = scale * x, scale * y, scale * z
@@ -117,8 +119,8 @@ def from_quaternion(q: Vector) -> Matrix:
     ]
 
 
-def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
-    """Spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
+def link_velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
+    """Return the spatial velocity [6] of each link for velocities ``v`` of the degrees of freedom."""
     found: list[Vector] = []
     for link in tree.links:
         speed: Vector = found[link.parent] if link.parent >= 0 else [0.0] * 6
@@ -128,8 +130,8 @@ def velocities(tree: Tree, pose: Pose, v: list[Value]) -> list[Vector]:
     return found
 
 
-def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
-    """What spatial forces [6] on each link are along each degree of freedom."""
+def project_forces(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
+    """Project spatial forces [6] on the links onto the degrees of freedom."""
     forces = list(forces)
     found: list[Value] = [0.0] * len(tree.qvel)
     for i in reversed(range(len(tree.links))):
@@ -142,51 +144,51 @@ def project(tree: Tree, pose: Pose, forces: list[Vector]) -> list[Value]:
     return found
 
 
-def bias(tree: Tree, pose: Pose, own: list[Inertia], v: list[Value]) -> list[Value]:
-    """Forces that keep the degrees of freedom from accelerating: gravity's, Coriolis' (Newton and Euler)."""
+def bias_forces(tree: Tree, pose: Pose, inertias: list[Inertia], v: list[Value]) -> list[Value]:
+    """Return gravity and Coriolis forces [nv]: those at zero acceleration (recursive Newton-Euler)."""
     gravity: Vector = [0.0, 0.0, 0.0, *(-float(g) for g in tree.model.opt.gravity)]
     speeds: list[Vector] = []
     drifts: list[Vector] = []
     forces: list[Vector] = []
-    for link, inertia in zip(tree.links, own, strict=True):
+    for link, inertia in zip(tree.links, inertias, strict=True):
         speed: Vector = speeds[link.parent] if link.parent >= 0 else [0.0] * 6
         drift = drifts[link.parent] if link.parent >= 0 else gravity
         for joint in link.joints:
             for dofs in [joint.dofs[:3], joint.dofs[3:]] if joint.kind == "free" else [joint.dofs]:
-                moved = _sum([times(v[dof], pose.screw[dof]) for dof in dofs])
-                if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint's slides stay as they are
+                moved = _vector_sum([times(v[dof], pose.screw[dof]) for dof in dofs])
+                if joint.kind != "free" or dofs != joint.dofs[:3]:  # a free joint slides along fixed axes
                     drift = plus(drift, _cross_motion(speed, moved))
                 speed = plus(speed, moved)
         speeds.append(speed)
         drifts.append(drift)
-        forces.append(plus(inertia.of(drift), _cross_force(speed, inertia.of(speed))))
-    return project(tree, pose, forces)
+        forces.append(plus(inertia.momentum(drift), _cross_force(speed, inertia.momentum(speed))))
+    return project_forces(tree, pose, forces)
 
 
-def _sum(vectors: list[Vector]) -> Vector:
+def _vector_sum(vectors: list[Vector]) -> Vector:
     return [total(list(parts)) for parts in zip(*vectors, strict=True)]
 
 
 def _cross_motion(v: Vector, s: Vector) -> Vector:
-    """The rate of a motion ``s`` that moves with ``v``."""
+    """Return the rate of change of a motion ``s`` that moves with velocity ``v``."""
     return cross(v[:3], s[:3]) + plus(cross(v[:3], s[3:]), cross(v[3:], s[:3]))
 
 
 def _cross_force(v: Vector, f: Vector) -> Vector:
-    """The rate of a force or momentum ``f`` that moves with ``v``."""
+    """Return the rate of change of a force or momentum ``f`` that moves with velocity ``v``."""
     return plus(cross(v[:3], f[:3]), cross(v[3:], f[3:])) + cross(v[:3], f[3:])
 
 
-def couple(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
-    """What ``momentum(link, screw)`` of each degree of freedom is along itself and those above.
+def assemble_matrix(tree: Tree, pose: Pose, momentum: Any) -> Matrix:
+    """Project ``momentum(link, screw)`` of each degree of freedom onto itself and those above it in the tree.
 
     Returns:
-        for each degree of freedom its row, with nothing but zeros where the tree has no such pair.
+        The lower half of a matrix, a row per degree of freedom. Pairs on different branches are zero.
     """
     n = len(tree.qvel)
     matrix: Matrix = [[0.0] * n for _ in range(n)]
     for i, link in enumerate(tree.links):
-        path = tree.path(i)
+        path = tree.moving_dofs(i)
         for dof in link.dofs:
             force = momentum(i, pose.screw[dof])
             for other in path[: path.index(dof) + 1]:

@@ -1,4 +1,4 @@
-"""The dynamics of many robots at once, behind the functions of one that tasks are written with."""
+"""The dynamics of many robots at once, with an interface for one robot as tasks need it."""
 
 from __future__ import annotations
 
@@ -13,41 +13,44 @@ import mujoco
 import numpy as np
 
 from td3_brax.envs.physics.mjx.dynamics import State
-from td3_brax.envs.physics.rigid.compute_once import holding
+from td3_brax.envs.physics.rigid.compute_once import computing_once
 from td3_brax.envs.physics.rigid.dynamics import Values
 from td3_brax.envs.physics.rigid.lanes import raw
 from td3_brax.envs.physics.rigid.steps import Steps, join, split
 from td3_brax.envs.physics.rigid.unsupported import unsupported_features
 
 ITERATIONS, LINE_SEARCH = 8, 3
-"""What solves the constraints. Of the states that random actions lead Ant to, one of 250 needs more than four
-iterations; with two places along a direction one of 25 would not be at its least."""
+"""Newton and line search iterations that solve the constraints.
+
+Of the states that Ant visits with random actions, one in 250 needs more than four Newton iterations. With two
+line search iterations, one in 25 would not reach the minimum.
+"""
 
 
 @flax.struct.dataclass
-class Seen:
-    """What tasks may read of the last evaluation of the dynamics. What nobody reads is never computed."""
+class DynamicsOutput:
+    """Results of the last evaluation that tasks may read. XLA does not compute fields that are not read."""
 
     qfrc_constraint: jax.Array
-    """[nv] forces of contacts and limits."""
+    """[nv] Forces of contacts and joint limits."""
     cfrc_ext: jax.Array
-    """[nbody, 6] contact forces on each body, torque about the tree's centre of mass, then force."""
+    """[nbody, 6] Contact forces on each body: torque about the tree's centre of mass, then force."""
     xpos: jax.Array
-    """[nbody, 3] body frames."""
+    """[nbody, 3] Positions of the body frames."""
     site_xpos: jax.Array
-    """[nsite, 3]."""
+    """[nsite, 3] Positions of the sites."""
 
 
 class RigidPhysics:
     """The dynamics of ``model``: a tree of joints with planes, spheres and capsules.
 
     Args:
-        iterations: of Newton's method in each evaluation; on a CPU it stops where all robots are solved.
-            0: the one iteration of ``mjx.step`` with the model's own line search. None: that where the model
-            asks for one iteration, else enough to solve the constraints.
-        line_search: of the search along each of its directions.
+        iterations: number of Newton iterations in each evaluation. On a CPU, the solver stops earlier if all
+            robots are solved. 0 means the single iteration of ``mjx.step`` with the model's line search. None
+            means 0 if the model asks for one iteration, else :data:`ITERATIONS`.
+        line_search: number of line search iterations in each Newton iteration.
     Raises:
-        ValueError: a model with something that is not covered; the text names it.
+        ValueError: the model has unsupported features. The text names them.
     """
 
     def __init__(
@@ -55,11 +58,11 @@ class RigidPhysics:
     ) -> None:
         if missing := unsupported_features(model):
             raise ValueError(f"a model with {', '.join(missing)}")
-        self.host = model
+        self.mj_model = model
         if iterations is None:
             iterations = 0 if model.opt.iterations == 1 else ITERATIONS
         self._steps = Steps(model, iterations, line_search)
-        self._dynamics = self._steps.apart
+        self._dynamics = self._steps.kernel_dynamics
         limited = model.actuator_ctrllimited.astype(bool)
         self._range = [
             np.where(limited, end, far).astype(np.float32)
@@ -67,66 +70,70 @@ class RigidPhysics:
         ]
 
     def step(self, state: State, seen: Any, ctrl: jax.Array, view: Any, frames: int) -> tuple[State, Any]:
-        """``frames`` time steps with controls [nu] held: the state, and ``view`` of the last evaluation."""
-        after, last = batched_once(partial(self._frames, frames), state, ctrl)
+        """Take ``frames`` time steps with constant controls ``ctrl`` [nu].
+
+        Returns:
+            The state, and ``view`` of the last evaluation.
+        """
+        after, last = merge_vmaps(partial(self._step_batch, frames), state, ctrl)
         return after, view(last)
 
-    def forward(self, state: State, ctrl: jax.Array) -> Seen:
-        """What the dynamics give at ``state``."""
-        return batched_once(self._here, state, ctrl)
+    def forward(self, state: State, ctrl: jax.Array) -> DynamicsOutput:
+        """Evaluate the dynamics at ``state``."""
+        return merge_vmaps(self._forward_batch, state, ctrl)
 
-    def _here(self, state: State, ctrl: jax.Array) -> Seen:
-        """Of N robots."""
+    def _forward_batch(self, state: State, ctrl: jax.Array) -> DynamicsOutput:
+        """Evaluate the dynamics of N robots."""
         motors = [places for *_, places in self._dynamics.motors]
         q, v, warm = self._split(state)
         control = split(jnp.clip(ctrl, *self._range), motors)
-        return self._see(q, v, self._dynamics.evaluate(q, v, warm, control).qacc)
+        return self._output(q, v, self._dynamics.evaluate(q, v, warm, control).qacc)
 
-    def _frames(self, frames: int, state: State, ctrl: jax.Array) -> tuple[State, Seen]:
-        """Of N robots."""
+    def _step_batch(self, frames: int, state: State, ctrl: jax.Array) -> tuple[State, DynamicsOutput]:
+        """Take ``frames`` time steps of N robots."""
         control = jnp.clip(ctrl, *self._range)
         q, v, qacc, last_q, last_v = self._steps(frames, state.qpos, state.qvel, state.qacc, control)
-        seen = self._see(*self._split(State(qpos=last_q, qvel=last_v, qacc=qacc)))
+        seen = self._output(*self._split(State(qpos=last_q, qvel=last_v, qacc=qacc)))
         return State(qpos=q, qvel=v, qacc=qacc), seen
 
     def _split(self, state: State) -> tuple[Values, Values, Values]:
-        """Coordinates, velocities and accelerations of N robots, in lanes."""
+        """Return coordinates, velocities and accelerations of N robots in lanes."""
         tree = self._dynamics.tree
         return split(state.qpos, tree.qpos), split(state.qvel, tree.qvel), split(state.qacc, tree.qvel)
 
-    def _see(self, q: Values, v: Values, qacc: Values) -> Seen:
-        """What tasks may read at coordinates ``q``, velocities ``v`` and accelerations ``qacc``."""
-        dynamics, model, tree = self._dynamics, self.host, self._dynamics.tree
+    def _output(self, q: Values, v: Values, qacc: Values) -> DynamicsOutput:
+        """Compute what tasks may read at coordinates ``q``, velocities ``v`` and accelerations ``qacc``."""
+        dynamics, model, tree = self._dynamics, self.mj_model, self._dynamics.tree
         like = raw(qacc[0])[:1]
 
         def table(rows: list[Any], width: int) -> jax.Array:
-            """[N, rows, width] of numbers [1, N]."""
+            """Return the numbers [1, N] in ``rows`` as [N, rows, width]."""
             columns = [jnp.broadcast_to(raw(x), like.shape).astype(like.dtype) for row in rows for x in row]
             whole = jnp.concatenate(columns).T if columns else jnp.zeros((like.shape[1], 0), like.dtype)
             return whole.reshape(like.shape[1], len(rows), width)
 
-        held = dynamics.hold(q, v)
-        forces = held.forces(qacc)
-        pushed = zip(held.rows.push(forces), tree.qvel, strict=True)
+        constraints = dynamics.constraints_at(q, v)
+        forces = constraints.forces(qacc)
+        pushed = zip(constraints.rows.transposed_product(forces), tree.qvel, strict=True)
         full = tuple(jnp.broadcast_to(raw(x), (len(i), like.shape[1])).astype(like.dtype) for x, i in pushed)
         places = [(b, np.zeros(3)) for b in range(model.nbody)]
         places += list(zip(map(int, model.site_bodyid), model.site_pos, strict=True))
-        points = [dynamics.point(held.pose, body, offset) for body, offset in places]
-        return Seen(
+        points = [dynamics.point_position(constraints.pose, body, offset) for body, offset in places]
+        return DynamicsOutput(
             qfrc_constraint=join(full, tree.qvel),
-            cfrc_ext=table(dynamics.contact_forces(held, forces), 6),
+            cfrc_ext=table(dynamics.contact_forces(constraints, forces), 6),
             xpos=table(points[: model.nbody], 3),
             site_xpos=table(points[model.nbody :], 3),
         )
 
 
-def batched_once(of_many: Callable[..., Any], *inputs: Any) -> Any:
-    """``of_many`` environments [N, ...] for one; all that it is vmapped over are taken together."""
+def merge_vmaps(function: Callable[..., Any], *inputs: Any) -> Any:
+    """Call ``function`` of N environments [N, ...] for one. Any number of vmaps become a single call."""
 
     @jax.custom_batching.custom_vmap
     def many(*inputs: Any) -> Any:
-        with holding(inputs[0].qpos):
-            return of_many(*inputs)
+        with computing_once(inputs[0].qpos):
+            return function(*inputs)
 
     @many.def_vmap
     def _(size: int, batched: Any, *inputs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Searches along a direction for the least cost: of fixed length, for all robots at once."""
+"""Line searches for the minimal cost, with a fixed number of iterations for all robots at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import mujoco
 
 from td3_brax.envs.physics.rigid.constraints import Constraints
-from td3_brax.envs.physics.rigid.factor import inner, multiply, over_lanes
-from td3_brax.envs.physics.rigid.lanes import Matrix, Number, Value, number, raw, stack, where
+from td3_brax.envs.physics.rigid.factor import inner, multiply, sum_over_lanes
+from td3_brax.envs.physics.rigid.lanes import Matrix, Number, Value, raw, stack, to_value, where
 from td3_brax.envs.physics.rigid.tree import Tree
 
 
 class Search:
-    """The cost along ``direction``: quadratic between changes of the active rows.
+    """The cost along ``direction``, which is quadratic as long as the same rows are active.
 
     Args:
-        residual: of each row at the start.
-        uphill: the smooth part's gradient there.
+        residual: residual of each row at the start.
+        smooth_gradient: gradient of the cost's smooth part at the start.
     """
 
     def __init__(
@@ -28,16 +28,16 @@ class Search:
         mass: Matrix,
         rows: Constraints,
         residual: list[Value],
-        uphill: list[Value],
+        smooth_gradient: list[Value],
         direction: list[Value],
     ) -> None:
         self.direction = direction
-        self.slope = inner(tree, direction, uphill)
-        """Of the smooth part at the start."""
+        self.slope = inner(tree, direction, smooth_gradient)
+        """Slope of the smooth part at the start."""
         self.curvature = inner(tree, direction, multiply(tree, mass, direction))
-        """Of the smooth part."""
-        change, weights, lanes = rows.along(direction), rows.weights, rows.lanes
-        if tree.merged:  # all rows as one, since this is what is done most often
+        """Curvature of the smooth part."""
+        change, weights, lanes = rows.jacobian_product(direction), rows.weights, rows.lanes
+        if tree.merge_rows:  # as one array, since this is the innermost loop
             residual, change, weights = ([stack(x, lanes)] for x in (residual, change, weights))
             lanes = [sum(lanes)]
         self._lanes, self._residual, self._change, self._weights = lanes, residual, change, weights
@@ -45,19 +45,19 @@ class Search:
         self._linear = [d * r * c for d, r, c in zip(weights, residual, change, strict=True)]
         self._square = [0.5 * d * c * c for d, c in zip(weights, change, strict=True)]
 
-    def turned(self, step: Value) -> jax.Array:
-        """Whether a row begins or ceases to push on the way."""
+    def active_rows_change(self, step: Value) -> jax.Array:
+        """Return [1, N]: whether a row becomes active or inactive within ``step``."""
         rows = zip(self._residual, self._change, self._weights, strict=True)
-        turned = [where((raw(r) < 0) != (raw(r + step * c) < 0), d, 0.0) for r, c, d in rows]
-        return jnp.asarray(raw(over_lanes(turned, self._lanes)) > 0)
+        changed = [where((raw(r) < 0) != (raw(r + step * c) < 0), d, 0.0) for r, c, d in rows]
+        return jnp.asarray(raw(sum_over_lanes(changed, self._lanes)) > 0)
 
-    def at(self, step: Value) -> tuple[Value, Value, Value]:
-        """Cost, less the smooth part's at the start, and its first and second derivative."""
+    def cost_and_derivatives(self, step: Value) -> tuple[Value, Value, Value]:
+        """Return the cost minus the smooth part at the start, and its first and second derivatives."""
         active = [raw(r + step * c) < 0 for r, c in zip(self._residual, self._change, strict=True)]
 
         def summed(parts: list[Value]) -> Value:
             pushing = [where(a, p, 0.0) for a, p in zip(active, parts, strict=True)]
-            return over_lanes(pushing, self._lanes)
+            return sum_over_lanes(pushing, self._lanes)
 
         constant = summed(self._constant)
         linear = summed(self._linear) + self.slope
@@ -66,12 +66,12 @@ class Search:
         return cost, linear + 2.0 * (step * square), 2.0 * square
 
 
-def between_bounds(search: Search, iterations: int) -> Number:
-    """The length of a step found by Newton's method, halving where that would leave what is known."""
+def bounded_newton_step(search: Search, iterations: int) -> Number:
+    """Return the step length found by Newton's method, with bisection if a step leaves the known bounds."""
 
     def narrow(_: Any, carry: Any) -> Any:
         along, low, high = carry
-        _, first, second = (raw(x) for x in search.at(number(along)))
+        _, first, second = (raw(x) for x in search.cost_and_derivatives(to_value(along)))
         low, high = jnp.where(first < 0, along, low), jnp.where(first < 0, high, along)
         step = along - first / jnp.maximum(second, mujoco.mjMINVAL)
         inside = (step > low) & (step < high)
@@ -82,12 +82,15 @@ def between_bounds(search: Search, iterations: int) -> Number:
     return Number(jax.lax.fori_loop(0, iterations, narrow, (one, 0 * one, jnp.inf * one))[0])
 
 
-def of_two_points(search: Search, small: Value, iterations: int) -> Number:
-    """The length of MJX's step: it keeps a bracket of two points, and takes the better of them if that is
-    better than no step at all. A derivative below ``small`` is good enough."""
+def mjx_step_length(search: Search, small: Value, iterations: int) -> Number:
+    """Return the step length of MJX's line search.
+
+    The search keeps a bracket of two points, and returns the better of them, or 0 if neither reduces the
+    cost. It ends at a derivative below ``small``.
+    """
 
     def point(step: Any) -> tuple[Any, Any, Any, Any]:
-        cost, first, second = search.at(number(step))
+        cost, first, second = search.cost_and_derivatives(to_value(step))
         return step, raw(cost), raw(first), raw(second) + mujoco.mjMINVAL * (raw(second) == 0)
 
     zero = jnp.zeros_like(raw(search.curvature))
@@ -104,7 +107,7 @@ def of_two_points(search: Search, small: Value, iterations: int) -> Number:
         return tuple(jnp.where(condition, p, q) for p, q in zip(a, b, strict=True))
 
     def closer(a: Any, b: Any) -> Any:
-        """Whether the derivative at ``b`` has the sign of that at ``a`` and is smaller."""
+        """Return whether the derivative at ``b`` has the same sign as at ``a`` and is smaller."""
         return ((a[2] < b[2]) & (b[2] < 0)) | ((a[2] > b[2]) & (b[2] > 0))
 
     def narrow(_: Any, carry: Any) -> Any:

@@ -1,4 +1,4 @@
-"""How stiff limits and contacts are, as MuJoCo has it (its documentation, "Computation: impedance")."""
+"""MuJoCo's soft constraints: impedance, stiffness and damping (its documentation, "Computation")."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ import numpy as np
 from td3_brax.envs.physics.rigid.lanes import Value, Vector, apply, constant, raw, where
 
 DEFAULT = 0.02, 1.0
-"""MuJoCo's ``solref``."""
+"""MuJoCo's default ``solref``."""
 
 
 @dataclass
-class Soft:
-    """How stiff a constraint is, in MuJoCo's terms."""
+class Softness:
+    """MuJoCo's parameters of a soft constraint."""
 
     weight: Value
-    """Inverse weight at the model's own position."""
+    """Inverse weight in the model's reference position ``qpos0``."""
     stiffness: Value
     damping: Value
     solimp: Vector
-    """[5] as :func:`allowed` has it."""
+    """[5] The result of :func:`clamp_solimp`."""
     margin: Value
 
 
-def allowed(solimp: np.ndarray) -> np.ndarray:
-    """``solimp`` [..., 5] as MuJoCo corrects it: within bounds, and without a width as one constant."""
+def clamp_solimp(solimp: np.ndarray) -> np.ndarray:
+    """Return ``solimp`` [..., 5] within MuJoCo's bounds. Without a width, the impedance is constant."""
     low, high, width, middle, power = (solimp[..., i] for i in range(5))
     low, high, middle = (np.clip(x, mujoco.mjMINIMP, mujoco.mjMAXIMP) for x in (low, high, middle))
     flat, mean = width <= mujoco.mjMINVAL, (low + high) / 2
@@ -36,10 +36,12 @@ def allowed(solimp: np.ndarray) -> np.ndarray:
     return np.stack([low, high, np.where(flat, 1, width), middle, np.maximum(power, 1)], axis=-1)
 
 
-def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.ndarray, np.ndarray]:
-    """MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
+def stiffness_and_damping(
+    solref: np.ndarray, solimp: np.ndarray, timestep: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return MuJoCo's stiffness k and damping b [...] for ``solref`` [..., 2].
 
-    Where one of the two is direct and the other is not, MuJoCo takes its default.
+    If only one of the two numbers of ``solref`` is positive, MuJoCo takes its default.
     """
     time, ratio = solref[..., 0], solref[..., 1]
     mixed = (time > 0) != (ratio > 0)
@@ -52,18 +54,18 @@ def spring(solref: np.ndarray, solimp: np.ndarray, timestep: float) -> tuple[np.
     return k, b
 
 
-def soft(
+def make_softness(
     weight: np.ndarray, solref: np.ndarray, solimp: np.ndarray, margin: np.ndarray, timestep: float
-) -> Soft:
-    """Of MuJoCo's parameters [lanes, ...]."""
-    k, b = spring(solref, solimp, timestep)
-    shape = [constant(x) for x in allowed(solimp).T]
-    return Soft(constant(weight), constant(k), constant(b), shape, constant(margin))
+) -> Softness:
+    """Return the soft constraint with MuJoCo's parameters [lanes, ...]."""
+    k, b = stiffness_and_damping(solref, solimp, timestep)
+    shape = [constant(x) for x in clamp_solimp(solimp).T]
+    return Softness(constant(weight), constant(k), constant(b), shape, constant(margin))
 
 
-def impedance(of: Soft, distance: Value) -> Value:
-    """MuJoCo's d(r)."""
-    low, high, width, middle, power = of.solimp
+def impedance(softness: Softness, distance: Value) -> Value:
+    """Return MuJoCo's impedance d(r) at ``distance``."""
+    low, high, width, middle, power = softness.solimp
     x = apply(jnp.minimum, apply(jnp.abs, distance * (1.0 / width)), 1.0)
 
     def raised(base: Value, middle: Value) -> Value:
@@ -77,8 +79,8 @@ def impedance(of: Soft, distance: Value) -> Value:
     return low + where(raw(x) < raw(middle), rising, falling) * (high - low)
 
 
-def weigh(of: Soft, distance: Value) -> tuple[Value, Value]:
-    """The inverse regularisation at a ``distance``, 0 where that is not negative, and the spring's pull."""
-    d = impedance(of, distance)
-    weight = d / apply(jnp.maximum, of.weight * (1.0 - d), mujoco.mjMINVAL)
-    return where(raw(distance) < 0, weight, 0.0), of.stiffness * d * distance
+def weight_and_pull(softness: Softness, distance: Value) -> tuple[Value, Value]:
+    """Return the inverse regularisation, 0 unless ``distance`` is negative, and the spring's acceleration."""
+    d = impedance(softness, distance)
+    weight = d / apply(jnp.maximum, softness.weight * (1.0 - d), mujoco.mjMINVAL)
+    return where(raw(distance) < 0, weight, 0.0), softness.stiffness * d * distance

@@ -1,6 +1,6 @@
-"""Accelerations under soft constraints: MJX's one iteration, Newton's method.
+"""Accelerations under soft constraints, by Newton's method or MJX's single iteration of it.
 
-What is minimised is 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = the smooth forces
+Both minimise 1/2 (x - x0)' M (x - x0) + 1/2 sum of D min(J x - a, 0)^2 with M x0 = the smooth forces
 (MuJoCo's documentation, "Computation").
 """
 
@@ -13,20 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from td3_brax.envs.physics.rigid.constraints import Constraints
-from td3_brax.envs.physics.rigid.factor import Factor, inner, multiply, over_lanes
-from td3_brax.envs.physics.rigid.lanes import Matrix, Value, apply, minus, number, plus, raw, times, where
-from td3_brax.envs.physics.rigid.search import Search, between_bounds, of_two_points
+from td3_brax.envs.physics.rigid.factor import Factor, inner, multiply, sum_over_lanes
+from td3_brax.envs.physics.rigid.lanes import Matrix, Value, apply, minus, plus, raw, times, to_value, where
+from td3_brax.envs.physics.rigid.search import Search, bounded_newton_step, mjx_step_length
 from td3_brax.envs.physics.rigid.tree import Tree
 
 
-def _repeat(body: Callable[[Any], Any], start: Any, count: int, early: bool) -> Any:
-    """``body`` ``count`` times.
+def _repeat(body: Callable[[Any], Any], start: Any, count: int, stop_early: bool) -> Any:
+    """Apply ``body`` ``count`` times, starting with ``start``.
 
     Args:
-        body: of what is carried: that after it, and which robots [1, N] are not done with it.
-        early: whether to stop when no robot is left; one that is done stays as it is.
+        body: maps the carried arrays to new ones, and to the robots [1, N] that need another iteration.
+        stop_early: whether to stop when no robot needs another iteration. Solved robots are not changed.
     """
-    if not early:
+    if not stop_early:
         return jax.lax.fori_loop(0, count, lambda _, carry: body(carry)[0], start)
 
     def going(carry: Any) -> jax.Array:
@@ -42,7 +42,7 @@ def _repeat(body: Callable[[Any], Any], start: Any, count: int, early: bool) -> 
     return jax.lax.while_loop(going, once, (0, left, start))[2]
 
 
-def newtons(
+def newton(
     tree: Tree,
     mass: Matrix,
     smooth: list[Value],
@@ -51,23 +51,25 @@ def newtons(
     start: list[Value],
     iterations: int,
     line_search: int,
-    early: bool,
+    stop_early: bool,
 ) -> list[Value]:
-    """Newton's method from ``start``, each step found by Newton's method between bounds. Between changes of
-    the rows that push the cost is quadratic, so that a step without one is the last."""
+    """Minimise by Newton's method from ``start``, with a bounded Newton line search.
+
+    The cost is quadratic as long as the same rows are active, so a step that changes none is the last.
+    """
 
     def iteration(carry: Any) -> Any:
-        x = [number(a) for a in carry]
-        residual = minus(rows.along(x), references)
-        search = _ahead(tree, mass, smooth, rows, residual, multiply(tree, mass, x))
-        step = between_bounds(search, line_search)
+        x = [to_value(a) for a in carry]
+        residual = minus(rows.jacobian_product(x), references)
+        search = _newton_search(tree, mass, smooth, rows, residual, multiply(tree, mass, x))
+        step = bounded_newton_step(search, line_search)
         after = tuple(raw(a + step * b) for a, b in zip(x, search.direction, strict=True))
-        return after, search.turned(step)
+        return after, search.active_rows_change(step)
 
-    return [number(a) for a in _repeat(iteration, tuple(raw(x) for x in start), iterations, early)]
+    return [to_value(a) for a in _repeat(iteration, tuple(raw(x) for x in start), iterations, stop_early)]
 
 
-def once(
+def mjx_single_iteration(
     tree: Tree,
     mass: Matrix,
     smooth: list[Value],
@@ -75,17 +77,19 @@ def once(
     references: list[Value],
     warm: list[Value],
 ) -> list[Value]:
-    """The one iteration of MJX's Newton solver, from the better of ``warm`` and unconstrained accelerations,
-    with the model's own number of iterations of its line search."""
+    """Take the single iteration of MJX's Newton solver, with the model's number of line search iterations.
+
+    It starts from ``warm`` or from the unconstrained accelerations, whichever has the lower cost.
+    """
     option = tree.model.opt
     free = Factor(tree, mass).solve(smooth)
 
     def from_point(x: list[Value]) -> tuple[list[Value], list[Value], Value]:
-        """Residuals, M x, cost."""
-        residual, heavy = minus(rows.along(x), references), multiply(tree, mass, x)
-        gauss = 0.5 * inner(tree, minus(heavy, smooth), minus(x, free))
+        """Return residuals, M x and cost."""
+        residual, mass_times_x = minus(rows.jacobian_product(x), references), multiply(tree, mass, x)
+        gauss = 0.5 * inner(tree, minus(mass_times_x, smooth), minus(x, free))
         costs = [where(raw(r) < 0, 0.5 * d * r * r, 0.0) for d, r in zip(rows.weights, residual, strict=True)]
-        return residual, heavy, gauss + over_lanes(costs, rows.lanes)
+        return residual, mass_times_x, gauss + sum_over_lanes(costs, rows.lanes)
 
     from_warm, from_free = from_point(warm), from_point(free)
     warmer = raw(from_warm[2]) < raw(from_free[2])
@@ -94,26 +98,28 @@ def once(
         return [where(warmer, x, y) for x, y in zip(a, b, strict=True)]
 
     x = chosen(warm, free)
-    residual, heavy = chosen(from_warm[0], from_free[0]), chosen(from_warm[1], from_free[1])
-    search = _ahead(tree, mass, smooth, rows, residual, heavy)
+    residual, mass_times_x = chosen(from_warm[0], from_free[0]), chosen(from_warm[1], from_free[1])
+    search = _newton_search(tree, mass, smooth, rows, residual, mass_times_x)
     trace = inner(tree, [mass[i][i] for i in range(len(mass))], [1.0] * len(mass))
     length = apply(jnp.sqrt, inner(tree, search.direction, search.direction))
     small = float(option.tolerance * option.ls_tolerance) * (length * trace)
-    step = of_two_points(search, small, int(option.ls_iterations))
+    step = mjx_step_length(search, small, int(option.ls_iterations))
     return [a + step * b for a, b in zip(x, search.direction, strict=True)]
 
 
-def _ahead(
+def _newton_search(
     tree: Tree,
     mass: Matrix,
     smooth: list[Value],
     rows: Constraints,
     residual: list[Value],
-    heavy: list[Value],
+    mass_times_x: list[Value],
 ) -> Search:
-    """Along Newton's direction from where M x is ``heavy`` and the rows have ``residual``."""
+    """Return the line search along Newton's direction at the point with these ``residual`` and M x."""
     weights = [where(raw(r) < 0, d, 0.0) for r, d in zip(residual, rows.weights, strict=True)]
-    uphill = minus(heavy, smooth)
-    gradient = plus(uphill, rows.push([d * r for d, r in zip(weights, residual, strict=True)]))
-    direction = times(-1.0, Factor(tree, rows.stiffen(mass, weights)).solve(gradient))
-    return Search(tree, mass, rows, residual, uphill, direction)
+    smooth_gradient = minus(mass_times_x, smooth)
+    gradient = plus(
+        smooth_gradient, rows.transposed_product([d * r for d, r in zip(weights, residual, strict=True)])
+    )
+    direction = times(-1.0, Factor(tree, rows.add_stiffness(mass, weights)).solve(gradient))
+    return Search(tree, mass, rows, residual, smooth_gradient, direction)
