@@ -216,7 +216,7 @@ def test_without_the_replay_it_says_that_it_is_not_exact(
 
 def test_two_processes_never_share_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
-    with folder.hold(stopped):
+    with folder.lock(stopped):
         assert go_on(stopped) == 2
     assert f"--out={stopped}" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before

@@ -19,7 +19,7 @@ from td3_brax.envs.suppress import quiet
 from td3_brax.names import BRAX_TASKS, GYMNASIUM_TASKS
 from td3_brax.option import ConfigError, nearest
 from td3_brax.policy import Policy, PolicyError
-from td3_brax.runs.device import cores
+from td3_brax.runs.device import cpu_cores
 
 
 def make(name: str, config: Config) -> Any:
@@ -74,7 +74,7 @@ def job(argv: Sequence[str]) -> int:
     parser = run_parser("score", __doc__, 100)
     parser.add_argument("--gym", metavar="NAME", help="Gymnasium's environment (default: the run's own)")
     parser.add_argument(
-        "--processes", type=above_zero, default=cores(), help=f"that play (default: {cores()})"
+        "--processes", type=above_zero, default=cpu_cores(), help=f"that play (default: {cpu_cores()})"
     )
     args = parser.parse(argv)
     try:

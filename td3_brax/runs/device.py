@@ -41,7 +41,7 @@ def prepare_jax(
         jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
     if "xla_force_host_platform_device_count" not in flags:
         with contextlib.suppress(RuntimeError):  # JAX has started: what there is stays
-            jax.config.update("jax_num_cpu_devices", devices or cores())
+            jax.config.update("jax_num_cpu_devices", devices or cpu_cores())
     from td3_brax.runs import cache
 
     cache.prepare()
@@ -84,12 +84,12 @@ def xla_flags(users: str, deterministic: bool) -> str:
     return " ".join([*users.split(), *(flag for flag in wanted if flag.partition("=")[0] not in set_already)])
 
 
-def cores() -> int:
+def cpu_cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def accelerated() -> bool:
+def on_accelerator() -> bool:
     """Whether JAX's devices are others than a CPU's: what ``side_by_side`` of ``loop.build`` is to be."""
     import jax
 
@@ -98,14 +98,14 @@ def accelerated() -> bool:
 
 def platform() -> str:
     """Of ``PLATFORMS``, the one that this is; ``gpu`` for any accelerator."""
-    if accelerated():
+    if on_accelerator():
         return "gpu"
     with contextlib.suppress(OSError):
         return "amx" if "amx_bf16" in Path("/proc/cpuinfo").read_text() else "cpu"
     return "cpu"
 
 
-def on_devices(config: Config, asked: bool = True) -> Config:
+def resolve_devices(config: Config, asked: bool = True) -> Config:
     """``config`` with the number of devices in place of ``all``.
 
     Args:

@@ -20,13 +20,13 @@ from td3_brax.envs.task import Task
 from td3_brax.policy import Policy
 
 
-def params_of(policy: Policy) -> Params:
+def actor_params(policy: Policy) -> Params:
     """Return the parameter tree of the actor that ``policy`` was made of."""
     layers = enumerate(zip(policy.weights, policy.biases, strict=True))
     return {"params": {"mlp": {f"layer_{i}": {"kernel": w, "bias": b} for i, (w, b) in layers}}}
 
 
-def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]) -> Policy:
+def make_policy(config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]) -> Policy:
     """An actor with the statistics of its observations, on the host, for a file."""
     scaled, size = config.normalize_obs, task.obs_size
     network = Actor(config.hidden_sizes, task.action_size)

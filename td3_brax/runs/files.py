@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     pass
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Replace the file at ``path`` whole or not at all."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
@@ -30,4 +30,4 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_config(out: Path, config: Config) -> None:
     """Write ``config.json``."""
-    write_whole(out / "config.json", (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
+    write_atomically(out / "config.json", (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())

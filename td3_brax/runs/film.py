@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 
-def film_of(run: Path, *options: str) -> tuple[bool, str]:
+def render_film(run: Path, *options: str) -> tuple[bool, str]:
     """Make one by a process of its own, which leaves the accelerator alone.
 
     Returns:

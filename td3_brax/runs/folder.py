@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     pass
 
 
-def holds_run(out: Path) -> bool:
+def contains_run(out: Path) -> bool:
     """Whether a run was begun in ``out``."""
     return any((out / name).exists() for name in ("config.json", "metrics.jsonl"))
 
@@ -87,7 +87,7 @@ def begin(out: Path, config: Config, say: Callable[[str], None]) -> None:
     Raises:
         ConfigError: it holds another run, or can't be written.
     """
-    if holds_run(out):
+    if contains_run(out):
         why = "holds a run already, which is never overwritten; --resume it, or choose another folder"
         if not (out / "config.json").is_file() or has_checkpoints(out) or complete(out):
             raise ConfigError("out", str(out), why)

@@ -18,7 +18,7 @@ from typing import Any
 
 from td3_brax.option import ConfigError
 
-LOST_S = 30
+HEARTBEAT_S = 30
 """A host that says nothing for so long is lost, where no connection breaks before; JAX ends the others."""
 PIECE = 64_000_000
 """Bytes that a device takes at a time of what others hold."""
@@ -81,7 +81,7 @@ def join() -> None:
     if "JAX_NUM_PROCESSES" in os.environ:
         own = {"num_processes": _number("JAX_NUM_PROCESSES"), "process_id": _number("JAX_PROCESS_ID")}
     try:
-        jax.distributed.initialize(**own, heartbeat_timeout_seconds=LOST_S)
+        jax.distributed.initialize(**own, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
@@ -134,7 +134,7 @@ def most(*values: int) -> list[int]:
     return [max(column) for column in zip(*_all(list(values)), strict=True)]
 
 
-def check_alike(what: object) -> None:
+def check_same_on_all(what: object) -> None:
     """All must be about to train the same.
 
     Raises:
@@ -154,13 +154,13 @@ def _all(values: list[int]) -> list[list[int]]:
     import numpy as np
     from jax.experimental import multihost_utils
 
-    with made_together():
+    with detecting_lost_hosts():
         rows: list[list[int]] = multihost_utils.process_allgather(np.array(values, np.uint32)).tolist()
     return rows
 
 
 @contextlib.contextmanager
-def made_together() -> Iterator[None]:
+def detecting_lost_hosts() -> Iterator[None]:
     """Around reading what the hosts have made together.
 
     Raises:
@@ -207,7 +207,7 @@ def whole(array: Any) -> Any:
     piece = _pieces(array.sharding, axis, length)
     for place in range(0, size, length):
         begin = min(place, size - length)
-        with made_together():
+        with detecting_lost_hosts():
             of_all = np.asarray(piece(array, np.int32(begin)).addressable_data(0))
         for i, part in enumerate(of_all):
             at = i * size + begin

@@ -14,7 +14,7 @@ from typing import Any
 
 from td3_brax.option import ConfigError
 from td3_brax.runs import checkpoint, folder
-from td3_brax.runs.files import write_whole
+from td3_brax.runs.files import write_atomically
 from td3_brax.runs.outcome import Outcome
 from td3_brax.runs.signals import DIVERGED
 
@@ -93,7 +93,7 @@ class Journal:
                     self.ends[number] = End(outcome=Outcome(**outcome), **noted)
                 else:
                     self.ids[number] = noted["wandb_id"]
-            write_whole(self._path, text[: text.rfind("\n") + 1].encode())
+            write_atomically(self._path, text[: text.rfind("\n") + 1].encode())
 
     def look(self, number: int, metric: str, seated: bool) -> bool:
         """Take from a member's own folder that it has ended, where a line that says so is lost.
@@ -104,7 +104,7 @@ class Journal:
             whether the folder has told more than this journal.
         """
         out = self._path.parent / f"{number:03d}"
-        if number in self.ends or not folder.holds_run(out):
+        if number in self.ends or not folder.contains_run(out):
             return False
         if (end := _end_of(out, metric)) is not None:
             self.end(number, end)
@@ -137,7 +137,7 @@ def _end_of(out: Path, metric: str) -> End | None:
         stops = json.loads((out / "config.json").read_text())["on_nonfinite"] == "stop"
         last = reports[-1]
         diverged = stops and last["update/skipped"] > 0
-        if not diverged and not folder.complete(out):
+        if not diverged and not folder.is_complete(out):
             return None
         outcome = Outcome(env_steps=last["env_steps"], chunk=len(reports), wall_s=last["wall_s"])
         for report in reports:
@@ -176,8 +176,8 @@ def begin(out: Path, text: bytes, plan: Plan) -> None:
         ConfigError: the folder can't be written.
     """
     try:
-        write_whole(out / FILE, text)
-        write_whole(out / PLAN, (json.dumps(dataclasses.asdict(plan), indent=2) + "\n").encode())
+        write_atomically(out / FILE, text)
+        write_atomically(out / PLAN, (json.dumps(dataclasses.asdict(plan), indent=2) + "\n").encode())
     except OSError as error:
         raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
 

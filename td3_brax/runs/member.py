@@ -38,10 +38,10 @@ class Member:
         self.config = dataclasses.replace(job.config, out=str(out))
         self.stop = threading.Event()
         if seat:
-            resuming.put_back(out, self.config, seat.files)
+            resuming.restore_files(out, self.config, seat.files)
             self.began -= seat.outcome.wall_s
         else:
-            folder.begin(out, self.config, line)
+            folder.start_new(out, self.config, line)
         wandb = None
         if job.config.wandb != "disabled":
             wandb = WandbRun(self.config, out, wandb_id, self.stop.set, line, membership)
@@ -49,7 +49,7 @@ class Member:
         self.trained_s = seat.trained_s if seat else 0.0
         self.evaluated_s = seat.evaluated_s if seat else 0.0
         if seat:
-            self.record.go_on(*seat.tail)
+            self.record.resume(*seat.tail)
         self.last: Report = {}
 
 

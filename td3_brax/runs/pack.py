@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from td3_brax.runs import journal
 from td3_brax.runs.checkpoint import Checkpoints
 from td3_brax.runs.formatting import counted, number
-from td3_brax.runs.jobs import Job, Queue, Source, group, places
+from td3_brax.runs.jobs import Job, Queue, Source, count_places, group_by_program
 from td3_brax.runs.journal import End, Saved, Seat
 from td3_brax.runs.member import Member, Shared
 from td3_brax.runs.record import POLICIES
@@ -82,7 +82,7 @@ class Pack:
 
     def _sit(self, place: int, job: Job, seat: Seat | None = None) -> Member:
         """Give a place to a job; its W&B run is the one that it had, if it has begun before."""
-        out = self.out / f"{job.number:03d}" if seat else journal.clear(self.out, job.number)
+        out = self.out / f"{job.number:03d}" if seat else journal.make_member_folder(self.out, job.number)
         wandb_id = job.run_id or self.journal.ids.get(job.number)
         member = Member(job, out, self.line, self.make_membership(job), wandb_id, seat)
         if seat is None:
@@ -132,7 +132,7 @@ class Pack:
         score = [
             (place, member)
             for place, member in here
-            if (member.record.due or place in ends) and ends.get(place) != DIVERGENCE
+            if (member.record.evaluation_due or place in ends) and ends.get(place) != DIVERGENCE
         ]
         self._evaluate(score, reports)
         self._score_kept([(place, member) for place, member in score if place in ends], reports)
@@ -152,7 +152,7 @@ class Pack:
         left = [(place, member) for place, member in here if place not in ends]
         if code and code != PREEMPTED:
             # Not lines that members which were not stopped would have: they take the last ones' place.
-            early = [(place, member) for place, member in left if not member.record.due]
+            early = [(place, member) for place, member in left if not member.record.evaluation_due]
             self._evaluate(early, reports)
             self._score_kept(left, reports)
             for place, member in left:
@@ -175,7 +175,7 @@ class Pack:
         for place, member in members:
             member.evaluated_s += scored[place]["time/eval_s"]
             make = functools.partial(program.policy, place)
-            reports[place] = reports[place] | member.record.evaluated(scored[place], make)
+            reports[place] = reports[place] | member.record.note_evaluation(scored[place], make)
 
     def _score_kept(self, members: Sequence[tuple[int, Member]], reports: list[Report]) -> None:
         """Score the best policies of these once more, and add it to their ``reports``."""
@@ -186,7 +186,7 @@ class Pack:
         scored = self.program.score_kept(kept)
         for place, member in members:
             if place in scored:
-                reports[place] = reports[place] | member.record.scored_again(scored[place])
+                reports[place] = reports[place] | member.record.note_kept_score(scored[place])
 
     def _end(self, member: Member, report: Report) -> tuple[str, int] | None:
         """How and with which code a member ends for good after this chunk; None if it goes on."""
@@ -271,18 +271,18 @@ def train_jobs(shared: Shared, jobs: Sequence[Job], members: int, devices: int) 
     Raises:
         ConfigError: a program that can't be made, such as one that needs too much memory.
     """
-    saved = journal.newest(shared.out, shared.line)
+    saved = journal.newest_checkpoint(shared.out, shared.line)
     seated = {seat.number for seat in saved.seats} if saved else set()
     if lost := [
-        n for n in (one.number for one in jobs) if shared.journal.look(n, shared.metric, n in seated)
+        n for n in (one.number for one in jobs) if shared.journal.reconcile(n, shared.metric, n in seated)
     ]:
         shared.line(f"members.jsonl lacks {', '.join(map('{:03d}'.format, lost))}: their own folders tell")
-    for own in group(jobs):
+    for own in group_by_program(jobs):
         left = {one.number: one for one in own if one.number not in shared.journal.ends}
         if not left or shared.signals.code:
             continue
         here = saved if seated & {*left} else None
-        count = here.places if here else places(len(left), members, devices)
+        count = here.places if here else count_places(len(left), members, devices)
         used = max(n for n in range(1, min(devices, count) + 1) if count % n == 0)
         source = Queue([one for number, one in left.items() if not (here and number in seated)])
         pack = Pack(shared, source, count, used, saves=True)

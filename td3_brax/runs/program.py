@@ -26,8 +26,8 @@ from td3_brax.envs.registry import make_task
 from td3_brax.names import BRAX_TASKS
 from td3_brax.policy import Policy
 from td3_brax.runs import checkpoint, hosts, memory
-from td3_brax.runs.device import accelerated
-from td3_brax.runs.export import params_of, policy_of
+from td3_brax.runs.device import on_accelerator
+from td3_brax.runs.export import actor_params, make_policy
 from td3_brax.runs.tracking import Report, duration
 
 
@@ -75,7 +75,7 @@ class Program:
         built = time.perf_counter()
         self.model_s = built - began
         device = jax.local_devices()[0]
-        self.loop = build.build(config, self.task, side_by_side=accelerated())
+        self.loop = build.build(config, self.task, side_by_side=on_accelerator())
         if self.task.open_loops:
             others = "; tasks that --physics=fast covers, and --backend=spring, have none"
             others *= config.env in BRAX_TASKS
@@ -136,7 +136,7 @@ class Program:
 
     def _laid(self, args: tuple[Any, ...], compiled: Any) -> tuple[Any, ...]:
         """Arguments where ``compiled`` takes them."""
-        laid: tuple[Any, ...] = jax.tree.map(hosts.lay, args, compiled.input_shardings[0][-len(args) :])
+        laid: tuple[Any, ...] = jax.tree.map(hosts.shard, args, compiled.input_shardings[0][-len(args) :])
         return laid
 
     def put(self, place: int, config: Config) -> None:
@@ -189,7 +189,7 @@ class Program:
         """Advance by one chunk; what each member reports."""
         began = time.perf_counter()
         self.state, metrics = self.chunk(self.state)
-        with hosts.made_together():
+        with hosts.detecting_lost_hosts():
             metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began
         return [self._report(metrics, place, seconds) for place in range(len(self.configs))]
@@ -245,7 +245,7 @@ class Program:
     def _play(self, members: Member, env_steps: Sequence[int]) -> Scores:
         """Return the scores of ``members`` in the episodes of these ``env_steps``, on the host."""
         keys = self._laid((self._eval_keys(env_steps),), self._score)
-        scores: Scores = jax.tree.map(hosts.whole, self._score(members, *keys))
+        scores: Scores = jax.tree.map(hosts.gather, self._score(members, *keys))
         return scores
 
     def score_kept(self, policies: Mapping[int, Policy]) -> dict[int, Report]:
@@ -255,12 +255,12 @@ class Program:
         places = (members.learner.actor_eval, members.obs_stats)
         actor, stats = jax.tree.map(lambda x: np.array(_at_hand(x)), places)
         for place, policy in policies.items():
-            own = params_of(policy)
+            own = actor_params(policy)
             own = pack(own) if self.loop.td3.packed else own
             jax.tree.map(lambda all_members, one, i=place: all_members.__setitem__(i, one), actor, own)
             stats.count[place], stats.mean[place] = 2, policy.obs_mean
             stats.variance[place] = policy.obs_deviation**2
-        actor, stats = jax.tree.map(lambda x, at: hosts.lay(x, at.sharding), (actor, stats), places)
+        actor, stats = jax.tree.map(lambda x, at: hosts.shard(x, at.sharding), (actor, stats), places)
         learner = dataclasses.replace(members.learner, actor_eval=actor)
         members = dataclasses.replace(members, learner=learner, obs_stats=stats)
         scored = self._play(members, [FRESH] * len(self.configs))
@@ -277,4 +277,4 @@ class Program:
         members = self.state.members
         now = (members.learner.actor_eval, members.obs_stats)
         actor, stats = jax.tree.map(lambda x: np.asarray(_at_hand(x)[place]), now)
-        return policy_of(self.config, self.task, actor, stats, meta)
+        return make_policy(self.config, self.task, actor, stats, meta)

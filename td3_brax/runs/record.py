@@ -15,7 +15,7 @@ from typing import Any
 from td3_brax.algorithm.schedule import make_schedule
 from td3_brax.config import Config
 from td3_brax.policy import Policy, PolicyError, load_policy, save_policy
-from td3_brax.runs.files import write_whole
+from td3_brax.runs.files import write_atomically
 from td3_brax.runs.outcome import Outcome
 from td3_brax.runs.tracking import JsonLines, Report
 from td3_brax.runs.versions import machine
@@ -60,7 +60,7 @@ class Record:
             before = json.loads(path.read_text()) if path.exists() else []
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
             noted = [*before, {"command": command, "versions": machine()}]
-            write_whole(path, (json.dumps(noted, indent=2) + "\n").encode())
+            write_atomically(path, (json.dumps(noted, indent=2) + "\n").encode())
         except (OSError, ValueError) as error:
             self.line(f"warning: {path}: {error}; not saved")
 
@@ -127,7 +127,7 @@ class Record:
                 self.line(f"warning: {error}; not saved")
         return scored | {"eval/return_best": None if math.isinf(state.best) else state.best}
 
-    def scored_again(self, report: Report) -> Report:
+    def note_kept_score(self, report: Report) -> Report:
         """Note what the best policy returns in fresh episodes; returns ``report``."""
         if report["eval/return_kept"] is not None:
             self.outcome.kept = report["eval/return_kept"]
@@ -168,9 +168,9 @@ class Record:
 
     def film(self) -> None:
         """A film of the policy."""
-        from td3_brax.runs.film import film_of
+        from td3_brax.runs.film import render_film
 
-        made, said = film_of(self.out, "--which=last")
+        made, said = render_film(self.out, "--which=last")
         self.line(f"{'film' if made else 'warning: no film'}: {said}")
 
     def close(self, code: int, preempted: bool, summary: Mapping[str, Any]) -> None:

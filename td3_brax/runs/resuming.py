@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from td3_brax.cli import load_config
 from td3_brax.config import FIELDS, Config
 from td3_brax.option import ConfigError, show
-from td3_brax.runs.files import write_config, write_whole
+from td3_brax.runs.files import write_config, write_atomically
 from td3_brax.runs.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Start:
     """The run's policies as they were."""
 
 
-def nothing_left(out: Path, config: Config) -> bool:
+def is_finished(out: Path, config: Config) -> bool:
     """Whether the run in ``out`` is complete and keeps no checkpoints; with them, that is for them to say.
 
     Raises:
@@ -113,7 +113,7 @@ def go_on(out: Path, say: Callable[[str], None]) -> Start | None:
     raise ConfigError("resume", str(out), "no checkpoint there can be used")
 
 
-def put_back(out: Path, config: Config, files: Mapping[str, bytes]) -> None:
+def restore_files(out: Path, config: Config, files: Mapping[str, bytes]) -> None:
     """Make the run's files what they were at a checkpoint, with the options of now.
 
     Raises:
@@ -124,7 +124,7 @@ def put_back(out: Path, config: Config, files: Mapping[str, bytes]) -> None:
             if path.name not in files:
                 path.unlink()
         for name, content in files.items():
-            write_whole(out / name, content)
+            write_atomically(out / name, content)
         write_config(out, config)
     except OSError as error:
         raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None

@@ -38,7 +38,7 @@ class Run:
 
         self.config, self.out, self.schedule = config, out, make_schedule(config)
         self._callback = callback
-        self.display = Display(self.schedule.total_env_steps, quiet=not hosts.first())
+        self.display = Display(self.schedule.total_env_steps, quiet=not hosts.is_first())
         self.checkpoints = Checkpoints(out, config.checkpoint_keep, start.path if start else None)
         self._began = self._saved = self._command = began
         self._start = start
@@ -59,7 +59,7 @@ class Run:
         """
         display, schedule, start = self.display, self.schedule, self._start
         common = dataclasses.replace(self.config, out="", wandb="disabled", film=False)
-        hosts.check_alike((common, versions(), start and start.outcome.chunk))
+        hosts.check_same_on_all((common, versions(), start and start.outcome.chunk))
         if start and start.outcome.chunk >= schedule.chunks:
             display.line(f"{self.out} is complete: {start.outcome.env_steps:,} steps; nothing to do")
             return 0
@@ -109,7 +109,7 @@ class Run:
             self._rescue()
             if hosts.count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            again = command("train", "--resume", self.out if hosts.first() else "RUN")
+            again = command("train", "--resume", self.out if hosts.is_first() else "RUN")
             raise hosts.HostLostError(
                 f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is good: "
                 f"start all again with {again}"
@@ -158,8 +158,8 @@ class Run:
         """Put everything back as it was at the checkpoint."""
         from td3_brax.runs.checkpoint import CheckpointError
 
-        resuming.put_back(self.out, self.config, start.files)
-        self.record.go_on(*start.tail)
+        resuming.restore_files(self.out, self.config, start.files)
+        self.record.resume(*start.tail)
         try:
             self.program.restore(start.arrays)
         except CheckpointError as error:
@@ -182,7 +182,7 @@ class Run:
         before = state.env_steps
         record.advance(report)
         stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
-        if record.due and not stopped:
+        if record.evaluation_due and not stopped:
             report |= self._evaluate()
         report |= {
             "wall_s": time.perf_counter() - self._began,
@@ -202,7 +202,7 @@ class Run:
         if self._call_back(report):
             signals.stop()
         due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
-        asked, save = hosts.most(signals.code, due)
+        asked, save = hosts.max_over_hosts(signals.code, due)
         # A signal that came while the hosts agreed is kept, for the next chunk: the others don't know of it.
         signals.code = asked or signals.code
         code = 0 if record.complete else asked
@@ -213,7 +213,7 @@ class Run:
             code = TERMINATED
         if code != PREEMPTED and (code or record.complete):
             # Not what a run which was not stopped would report: it takes the last line's place.
-            if not record.due:
+            if not record.evaluation_due:
                 report |= self._evaluate()
             report |= self._score_kept()
             record.log.rewrite_last(report)
@@ -234,12 +234,12 @@ class Run:
         """Score the present policy."""
         (scored,) = self.program.evaluate([self.record.outcome.env_steps])
         self._evaluated_s += scored["time/eval_s"]
-        return self.record.evaluated(scored, lambda meta: self.program.policy(0, meta))
+        return self.record.note_evaluation(scored, lambda meta: self.program.policy(0, meta))
 
     def _score_kept(self) -> Report:
         """Score the best policy once more: the greatest of many noisy returns is above what it earns."""
         kept = self.record.kept
-        return self.record.scored_again(self.program.score_kept({0: kept})[0]) if kept else {}
+        return self.record.note_kept_score(self.program.score_kept({0: kept})[0]) if kept else {}
 
     def _save(self) -> None:
         """Begin a checkpoint; training waits for the copy, not for the disk."""
@@ -274,7 +274,7 @@ class Run:
 
     def _close(self, code: int, problem: str) -> None:
         """Draw the curve, and say how the run ended."""
-        if not hosts.first():
+        if not hosts.is_first():
             return
         state = self.record.outcome
         if code != PREEMPTED:

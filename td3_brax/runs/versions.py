@@ -9,7 +9,7 @@ from pathlib import Path
 from platform import python_version
 
 from td3_brax import __version__
-from td3_brax.runs.device import cores
+from td3_brax.runs.device import cpu_cores
 
 
 def machine() -> dict[str, str]:
@@ -19,7 +19,7 @@ def machine() -> dict[str, str]:
     packages = ("jax", "mujoco", "mujoco-mjx", "brax")
     versions = {name: importlib.metadata.version(name) for name in packages}
     device = jax.devices()[0]
-    name, count = device.device_kind, f"{cores()} cores"
+    name, count = device.device_kind, f"{cpu_cores()} cores"
     if device.platform == "cpu":
         with contextlib.suppress(OSError):
             lines = Path("/proc/cpuinfo").read_text().splitlines()

@@ -21,7 +21,7 @@ from td3_brax.commands.bench.parts import STEPS, make_parts, work
 from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.names import BRAX_TASKS
-from td3_brax.runs.device import accelerated
+from td3_brax.runs.device import on_accelerator
 
 Peer = tuple[Callable[[], Any], float]
 """A call, and how many steps or updates it does."""
@@ -34,7 +34,7 @@ HELD = 10_000
 
 def run(config: Config, task: Task) -> tuple[list[dict[str, Any]], list[str]]:
     """Rates of each peer that is there and of ours beside it, and ours over its; and who is not there."""
-    side_by_side = accelerated()
+    side_by_side = on_accelerator()
     ours, done, rows = make_parts(config, task, side_by_side), work(config, task), []
     trainers, missing = updaters(config, task)
     for part, unit, peers in (("collect", "steps/s", steppers(config)), ("update", "updates/s", trainers)):

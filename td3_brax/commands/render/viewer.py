@@ -14,7 +14,7 @@ import numpy as np
 from td3_brax.commands.render.episodes import Episode
 from td3_brax.commands.render.scene import Scene, poses
 from td3_brax.commands.render.scene import shown as frames_of
-from td3_brax.runs.files import write_whole
+from td3_brax.runs.files import write_atomically
 
 FPS = 60
 """At most; every so many steps are left out."""
@@ -57,7 +57,7 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
     }
     # Inside a script element only "</" could end it early.
     text = TEMPLATE.read_text(encoding="utf-8").replace("@TITLE@", html.escape(episodes[-1].label))
-    write_whole(out, text.replace("@DATA@", json.dumps(data).replace("</", "<\\/")).encode())
+    write_atomically(out, text.replace("@DATA@", json.dumps(data).replace("</", "<\\/")).encode())
 
 
 def _packed(values: np.ndarray, kind: str = "<f4") -> str:

@@ -103,7 +103,7 @@ def begin(out: Path, plan: Plan) -> None:
             raise ConfigError("out", str(out), "is not empty; choose another folder")
         else:
             text = json.dumps(dataclasses.asdict(plan), indent=2) + "\n"
-            files.write_whole(path, text.encode())
+            files.write_atomically(path, text.encode())
     except OSError as error:
         raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
     except ValueError as error:
@@ -115,7 +115,7 @@ def begin(out: Path, plan: Plan) -> None:
 def job(argv: Sequence[str]) -> int:
     """Run what is left of the experiments, and write their page; returns the exit code."""
     asked, options = parse(argv)
-    wandb_run.check(asked.wandb, line, together=True)
+    wandb_run.check_environment(asked.wandb, line, packed=True)
     with Signals() as signals:
         prepare_jax(bool(options.get("deterministic", False)), asked.devices)
         import jax
@@ -124,7 +124,7 @@ def job(argv: Sequence[str]) -> int:
         if asked.devices > there:
             raise ConfigError("devices", asked.devices, f"there {'is' if there == 1 else 'are'} {there}")
         plan = Plan(asked.preset, asked.steps, asked.quick, platform(), options)
-        with folder.claim(asked.out, "reproduce") as out:
+        with folder.create_and_lock(asked.out, "reproduce") as out:
             every = list(parts(asked, plan, out))
             begin(out, plan)
             code = 0
