@@ -32,8 +32,7 @@ def closing_lines(
             f"warning: {outcome.broken_steps:,} of {made:,} steps broke during training and were discarded"
         )
     if math.isnan(outcome.return_mean):
-        early = f"ended before the first evaluation: no policy was saved; the log is in {out}"
-        return [*lines, f"failed: {problem}" if problem else early]
+        return [*lines, f"failed: {problem}" if problem else f"ended without a greedy return; see {out}"]
     word = {0: "ended" if problem else "done", DIVERGED: "diverged"}.get(code, "stopped early")
     best = f"best {number(outcome.best)} at {outcome.best_env_steps:,}"
     if math.isfinite(outcome.kept):

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from td3_brax.config import Config
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from td3_brax.runs import folder, resuming
 from td3_brax.runs.jobs import Job
@@ -17,9 +16,6 @@ from td3_brax.runs.record import Record
 from td3_brax.runs.signals import Signals
 from td3_brax.runs.tracking import Report
 from td3_brax.runs.wandb_run import Membership, WandbRun
-
-if TYPE_CHECKING:
-    pass
 
 
 class Member:
