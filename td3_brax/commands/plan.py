@@ -49,7 +49,7 @@ def job(argv: Sequence[str]) -> int:
     program = build.build(config, make_task(config), side_by_side=gpu is not None or on_accelerator())
     shapes = jax.eval_shape(build.jit_init(program, config))
     device, layout = jax.devices()[0], shards.split(config.devices)
-    share = memory.sharing(config.devices, device) if gpu is None else 1
+    share = memory.shards_per_memory(config.devices, device) if gpu is None else 1
     there = memory.device_bytes(device) if gpu is None else int(GPUS[gpu] * SHARE * memory.GB)
     compiled_for = device.device_kind
     if gpu is None or config.devices > 1:

@@ -64,9 +64,7 @@ def create_and_lock(wanted: str, default: str) -> Iterator[Path]:
         try:
             out.mkdir(parents=True, exist_ok=bool(wanted))
         except OSError as error:
-            if (
-                isinstance(error, FileExistsError) and not wanted
-            ):  # another run was started in the same second
+            if isinstance(error, FileExistsError) and not wanted:  # made in the same second
                 continue
             raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
         with lock(out):

@@ -19,7 +19,10 @@ from typing import Any
 from td3_brax.option import ConfigError
 
 HEARTBEAT_S = 30
-"""A host that is silent for this many seconds is lost, unless its connection breaks first; JAX ends the others."""
+"""Seconds of silence after which a host counts as lost, if its connection did not break before.
+
+JAX then ends the other hosts.
+"""
 GATHER_BYTES = 64_000_000
 """Bytes that a device receives from the other devices at a time."""
 
@@ -146,7 +149,7 @@ def check_same_on_all(value: object) -> None:
         raise ConfigError(
             "devices",
             "all",
-            "the hosts differ in options, versions or checkpoints; start the same command on every host, with "
+            "the hosts differ in options, versions or checkpoints; start the same command on all hosts, with "
             "--out on a shared file system (without --devices=all each host trains its own run)",
         )
 

@@ -1,4 +1,4 @@
-"""One member of a pack, and what all packs share."""
+"""A member of a pack, and the settings that all packs of a sweep share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from td3_brax.runs.wandb_run import Membership, WandbRun
 
 
 class Member:
-    """A job in its place, from its start or as a checkpoint has it."""
+    """A job that trains in a place of a pack, started anew or resumed from a checkpoint's ``seat``."""
 
     def __init__(
         self,
@@ -51,15 +51,15 @@ class Member:
 
 @dataclass(frozen=True)
 class Shared:
-    """What packs that follow each other share."""
+    """The settings that all packs of a sweep share."""
 
     out: Path
-    """The folder of all, with their journal."""
+    """The folder of the sweep."""
     line: Callable[[str], None]
-    """Takes a line for people."""
+    """Print a line for people."""
     make_membership: Callable[[Job], Membership]
-    """What W&B is told of a job's run."""
+    """Make the W&B settings of a job's run."""
     signals: Signals
     journal: Journal
     metric: str
-    """Of a report, which is kept of each member's last."""
+    """Name of the sweep's metric, whose last value is kept for each member."""
