@@ -18,7 +18,7 @@ from td3_brax.config import Config
 from td3_brax.option import ConfigError
 from td3_brax.presets import CPU_DEVICES, resolve
 from td3_brax.runs import folder, hosts, resuming, wandb_run
-from td3_brax.runs.device import resolve_devices, platform, prepare_jax
+from td3_brax.runs.device import platform, prepare_jax, resolve_devices
 from td3_brax.runs.run import Callback, Run
 from td3_brax.runs.signals import PREEMPTED, Signals
 

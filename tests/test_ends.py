@@ -126,7 +126,9 @@ def test_a_callbacks_error_loses_nothing(whole: Path, tmp_path: Path) -> None:
     assert untimed_result(td3_brax.fit(resume=out)) == untimed(whole)
 
 
-@pytest.mark.parametrize(("place", "name"), [(Display, "show"), (Record, "track"), (Record, "note_evaluation")])
+@pytest.mark.parametrize(
+    ("place", "name"), [(Display, "show"), (Record, "track"), (Record, "note_evaluation")]
+)
 def test_an_error_beside_the_training_loses_nothing_that_was_reported(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:

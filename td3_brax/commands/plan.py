@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from td3_brax.cli import guarded, parse_options, train_parser
 from td3_brax.option import ConfigError, nearest
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.runs.device import on_accelerator, resolve_devices, platform, prepare_jax
+from td3_brax.runs.device import on_accelerator, platform, prepare_jax, resolve_devices
 from td3_brax.runs.formatting import counted
 
 GPUS = {

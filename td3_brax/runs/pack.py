@@ -61,7 +61,7 @@ class Pack:
         self._compile()
         assert self.program is not None
         self.program.restore(saved.arrays)
-        self.line(f"resuming {counted(sum(map(bool, self.members)), 'member')} from the last checkpoint")
+        self.line(f"resuming {counted(sum(map(bool, self.members)), 'member')} from a checkpoint")
 
     def train(self) -> None:
         """Train until the source has no more jobs."""
@@ -122,21 +122,21 @@ class Pack:
         reports = program.run_chunk()
         trained_s = time.perf_counter() - began
         self.chunks += 1
-        here = [(place, member) for place, member in enumerate(self.members) if member]
+        current = [(place, member) for place, member in enumerate(self.members) if member]
         ends: dict[int, tuple[str, int]] = {}
-        for place, member in here:
+        for place, member in current:
             member.trained_s += trained_s
             member.record.advance(reports[place])
             if (end := self._end(member, reports[place])) is not None:
                 ends[place] = end
         score = [
             (place, member)
-            for place, member in here
+            for place, member in current
             if (member.record.evaluation_due or place in ends) and ends.get(place) != DIVERGENCE
         ]
         self._evaluate(score, reports)
         self._score_kept([(place, member) for place, member in score if place in ends], reports)
-        for place, member in here:
+        for place, member in current:
             report = reports[place] | {
                 "wall_s": time.perf_counter() - member.began,
                 "time/compile_s": program.compile_s,
@@ -149,7 +149,7 @@ class Pack:
                 self._close_member(place, member, *ends[place])
         code = self.signals.code
         self._save(due=bool(code))
-        left = [(place, member) for place, member in here if place not in ends]
+        left = [(place, member) for place, member in current if place not in ends]
         if code and code != PREEMPTED:
             # An uninterrupted run has no such reports, so they replace the last ones.
             early = [(place, member) for place, member in left if not member.record.evaluation_due]
@@ -178,7 +178,7 @@ class Pack:
             reports[place] = reports[place] | member.record.note_evaluation(scored[place], make)
 
     def _score_kept(self, members: Sequence[tuple[int, Member]], reports: list[Report]) -> None:
-        """Score the best policies of ``members`` in fresh episodes and add the results to their ``reports``."""
+        """Score the members' best policies in fresh episodes and add the results to ``reports``."""
         kept = {place: member.record.kept for place, member in members if member.record.kept}
         if not kept:
             return
@@ -222,7 +222,9 @@ class Pack:
         self.checkpoints.save(self.program.state, {"env_steps": self.chunks, "seats": seats}, files, True)
         self._saved = time.perf_counter()
         if error := self.checkpoints.failure():
-            self.line(f"warning: a checkpoint could not be written ({one_line(error)}); the last one is kept")
+            self.line(
+                f"warning: a checkpoint could not be written ({one_line(error)}); the previous one is kept"
+            )
 
     def _close_member(self, place: int, member: Member, end: str, code: int) -> None:
         """Close a member's files and W&B run in the background, and free its place."""
@@ -245,9 +247,8 @@ class Pack:
             self.journal.end(member.job.number, ended)
         self.members[place] = None
         self.source.ended(place)
-        best = (
-            f"best {number(record.outcome.best)}" if math.isfinite(record.outcome.best) else "not evaluated"
-        )
+        found = math.isfinite(record.outcome.best)
+        best = f"best {number(record.outcome.best)}" if found else "not evaluated"
         after = f"after {record.outcome.env_steps:,} steps"
         self.line(f"{member.job.number:03d} {end}: {best} {after}  {member.job.varied}")
 

@@ -1,4 +1,4 @@
-"""Versions and hardware that a run depends on."""
+"""The versions and hardware that a run depends on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from td3_brax.runs.device import cpu_cores
 
 
 def machine() -> dict[str, str]:
-    """Versions and hardware that a run's numbers and times depend on."""
+    """Return the versions and hardware that a run's results and times depend on."""
     import jax
 
     packages = ("jax", "mujoco", "mujoco-mjx", "brax")
@@ -30,7 +30,7 @@ def machine() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a run's numbers."""
+    """Return the versions and hardware that a run's results depend on, bit for bit."""
     import jax
 
     return {"td3-brax": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind}

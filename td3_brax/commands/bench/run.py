@@ -12,7 +12,7 @@ from typing import Any
 from td3_brax.cli import guarded, parse_options, train_parser, whole
 from td3_brax.option import ConfigError, nearest
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.runs.device import resolve_devices, platform, prepare_jax
+from td3_brax.runs.device import platform, prepare_jax, resolve_devices
 from td3_brax.runs.versions import machine
 
 TARGETS = ("h100",)

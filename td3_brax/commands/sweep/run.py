@@ -82,7 +82,11 @@ def _begin(given: argparse.Namespace) -> int:
             raise ConfigError("devices", devices, f"there {'is' if there == 1 else 'are'} {there}")
         if sweep.suggested:
             _check_suggestions(sweep, platform())
-        _announce(sweep, [] if sweep.suggested else group_by_program(planned(sweep, seed, platform(), mode)), members)
+        _announce(
+            sweep,
+            [] if sweep.suggested else group_by_program(planned(sweep, seed, platform(), mode)),
+            members,
+        )
         plain = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
         with folder.create_and_lock(given.out or "", plain) as out:
             signals.new_folder = out
