@@ -256,7 +256,7 @@ class WandbRun:
         return f"warning: W&B: {self._why_offline}" if self._why_offline else ""
 
     def _send(self, run: Any, files: Sequence[Path]) -> None:
-        """Upload the curve as a picture, the film, and the policies as an artifact; a server may refuse them."""
+        """Upload the curve as a picture, the film, and the policies as an artifact, which may be refused."""
         import wandb
 
         try:
