@@ -24,6 +24,7 @@ def test_returns_of_any_size_keep_their_digits(capsys: pytest.CaptureFixture[str
     display = tracking.Display(1000)
     report = {"env_steps": 250, "time/env_steps_per_s": 10.0, "wall_s": 25.0, "train/return_mean": None}
     scored = {"eval/return_mean": 0.01234, "eval/return_std": 0.0056, "eval/length_mean": 5.0}
+    scored["eval/return_best"] = 0.01234
     display.show(report | scored)
     assert names(capsys.readouterr().out, ["0.0123", "0.0056"])
     values = {0.0: "0", 4.25: "4.25", 12.345: "12.3", 99.96: "100", 1234.6: "1,235", -0.5: "-0.500"}
