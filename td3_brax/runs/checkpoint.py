@@ -37,7 +37,7 @@ Arrays = dict[str, np.ndarray]
 
 
 class CheckpointError(ValueError):
-    """A checkpoint can't be used. The message is one line."""
+    """Raised for a checkpoint that can't be used; the message is one line."""
 
 
 def _unwrap_key(leaf: Any) -> Any:

@@ -28,7 +28,7 @@ GATHER_BYTES = 64_000_000
 
 
 class HostLostError(RuntimeError):
-    """The run can't continue with the other hosts. The message is one line."""
+    """Raised if the run can't continue with the other hosts; the message is one line."""
 
 
 def expected_processes(all_devices: bool = True) -> int:

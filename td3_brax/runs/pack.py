@@ -280,7 +280,7 @@ def train_jobs(shared: Shared, jobs: Sequence[Job], members: int, devices: int) 
         n for n in (one.number for one in jobs) if shared.journal.reconcile(n, shared.metric, n in seated)
     ]:
         names = ", ".join(map("{:03d}".format, lost))
-        shared.line(f"members.jsonl had lost {names}; checked the folders of these members instead")
+        shared.line(f"members.jsonl lacks entries for {names}; their own folders were checked instead")
     for group in group_by_program(jobs):
         left = {one.number: one for one in group if one.number not in shared.journal.ends}
         if not left or shared.signals.code:

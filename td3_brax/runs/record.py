@@ -27,7 +27,7 @@ EARLY = 0.2
 
 
 class Record:
-    """Records a run: each report, each evaluation and the end.
+    """The record of a run: each report, each evaluation and the end.
 
     Args:
         line: prints a line for people.

@@ -61,7 +61,7 @@ class Start:
     path: Path
     """Folder of the checkpoint."""
     arrays: checkpoint.Arrays
-    """The whole state of the device."""
+    """All arrays of the TrainState, by path."""
     outcome: Outcome
     tail: tuple[int, str]
     """Position in ``metrics.jsonl`` and its last line; see :class:`~td3_brax.runs.tracking.JsonLines`."""

@@ -45,7 +45,7 @@ class Run:
         self._blocked_s = 0.0
         self._save_reported = False
         self._can_save = False
-        """Whether there is unsaved progress, and the state is that after a whole chunk."""
+        """Whether there is unsaved progress and the state is the one after a whole chunk."""
         self._error: BaseException | None = None
         """The error that the callback raised."""
         self._trained_s = self._evaluated_s = 0.0
@@ -134,7 +134,7 @@ class Run:
         return code
 
     def _rescue(self) -> None:
-        """After an error, save the progress if the state is that after a whole chunk."""
+        """After an error, save the progress if the last chunk was completed."""
         if self._can_save and self.config.checkpoint_every_min and hosts.count() == 1:
             with contextlib.suppress(Exception):  # report the first error, not this one
                 self._save()

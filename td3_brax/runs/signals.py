@@ -11,9 +11,9 @@ from typing import Any
 from td3_brax.runs import folder
 
 INTERRUPTED = 130
-"""Exit code of Ctrl-C, or of a stop by W&B: do not restart the run."""
+"""Exit code of Ctrl-C, or of a stop by W&B: the run should not be restarted automatically."""
 PREEMPTED = 75
-"""Exit code of SIGTERM after a checkpoint was saved: restart the run with --resume."""
+"""Exit code of SIGTERM after a checkpoint was saved: the run should be restarted with --resume."""
 TERMINATED = 143
 """Exit code of SIGTERM for a run without checkpoints."""
 DIVERGED = 1
@@ -27,7 +27,7 @@ def _print_line(text: str) -> None:
 
 
 class Signals:
-    """Handles Ctrl-C (SIGINT) and preemption (SIGTERM), and keeps the exit code of each.
+    """Handler of Ctrl-C (SIGINT) and preemption (SIGTERM), with the exit code for each.
 
     Before training, a signal ends the process at once. During training, it ends the run after the current
     chunk; further signals change nothing. The handler does not raise an exception, which a library's import

@@ -156,7 +156,7 @@ def in_notebook() -> bool:
 
 
 class Display:
-    """Shows progress: a bar in a terminal or a notebook, plain lines elsewhere; nothing if ``quiet``."""
+    """Progress display: a bar in a terminal or a notebook, plain lines elsewhere; nothing if ``quiet``."""
 
     def __init__(self, total_env_steps: int, quiet: bool = False) -> None:
         self.console = Console(highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet)
