@@ -86,13 +86,13 @@ class Journal:
         if self._path.exists():
             text = self._path.read_text()
             for line in text[: text.rfind("\n") + 1].splitlines():
-                noted = json.loads(line)
-                number = noted.pop("number")
-                if "end" in noted:
-                    outcome = {k: _nan_if_null(v) for k, v in noted.pop("outcome").items()}
-                    self.ends[number] = End(outcome=Outcome(**outcome), **noted)
+                entry = json.loads(line)
+                number = entry.pop("number")
+                if "end" in entry:
+                    outcome = {k: _nan_if_null(v) for k, v in entry.pop("outcome").items()}
+                    self.ends[number] = End(outcome=Outcome(**outcome), **entry)
                 else:
-                    self.ids[number] = noted["wandb_id"]
+                    self.ids[number] = entry["wandb_id"]
             write_atomically(self._path, text[: text.rfind("\n") + 1].encode())
 
     def reconcile(self, number: int, metric: str, seated: bool) -> bool:
@@ -126,9 +126,9 @@ class Journal:
         self.ends[number] = end
         self._add({"number": number, **dataclasses.asdict(end)})
 
-    def _add(self, noted: Mapping[str, Any]) -> None:
+    def _add(self, entry: Mapping[str, Any]) -> None:
         with self._path.open("a") as file:
-            file.write(json.dumps(noted) + "\n")
+            file.write(json.dumps(entry) + "\n")
 
 
 def _end_of(out: Path, metric: str) -> End | None:

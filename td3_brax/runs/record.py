@@ -62,7 +62,7 @@ class Record:
             processes = [*before, {"command": command, "versions": machine()}]
             write_atomically(path, (json.dumps(processes, indent=2) + "\n").encode())
         except (OSError, ValueError) as error:
-            self.line(f"warning: {path} could not be written ({error})")
+            self.line(f"warning: {path} could not be updated ({error})")
 
     @property
     def complete(self) -> bool:
@@ -100,17 +100,17 @@ class Record:
 
         A policy is better if fewer of its episodes break or, if equally many do, its mean return is higher.
         """
-        state, none = self.outcome, scored["eval/return_mean"] is None
-        state.return_mean = math.nan if none else scored["eval/return_mean"]
-        state.return_std = math.nan if none else scored["eval/return_std"]
+        state, no_return = self.outcome, scored["eval/return_mean"] is None
+        state.return_mean = math.nan if no_return else scored["eval/return_mean"]
+        state.return_std = math.nan if no_return else scored["eval/return_std"]
         before, state.broken = state.broken, scored["eval/broken"]
         if state.broken and not before:
             self.line(
                 f"warning: {self.out}: {state.broken} of {self.config.eval_episodes} greedy episodes broke"
-                f"{', so there is no return' if none else '; the return is the mean of the others'}"
+                f"{', so there is no return' if no_return else '; the return is the mean of the others'}"
             )
         names = ["policy_last.npz"]
-        if not none and state.improves():
+        if not no_return and state.improves():
             state.keep(state.env_steps)
             names.append("policy_best.npz")
         if state.env_steps >= EARLY * self.schedule.total_env_steps and not (self.out / POLICIES[0]).exists():
