@@ -73,6 +73,6 @@ def fit(
     folder = None if resume is None else os.fspath(resume)
     import jax
 
-    with Signals(alone=False) as signals, jax.enable_x64(False):
+    with Signals(owns_process=False) as signals, jax.enable_x64(False):
         code, out = launch(explicit, folder, signals, began, callback)
     return Result(out, code)

@@ -18,7 +18,7 @@ from td3_brax.config import Config
 from td3_brax.option import ConfigError
 from td3_brax.presets import CPU_DEVICES, resolve
 from td3_brax.runs import folder, hosts, resuming, wandb_run
-from td3_brax.runs.device import on_devices, platform, prepare_jax
+from td3_brax.runs.device import platform, prepare_jax, resolve_devices
 from td3_brax.runs.run import Callback, Run
 from td3_brax.runs.signals import PREEMPTED, Signals
 
@@ -31,13 +31,13 @@ def job(argv: Sequence[str]) -> int:
         try:
             code = launch(explicit, resume, signals, began)[0]
         except ConfigError as error:
-            hosts.abandon(f"td3-brax: {error}", 2)
+            hosts.exit_at_once(f"td3-brax: {error}", 2)
             raise
         except hosts.HostLostError as error:
-            hosts.abandon(f"td3-brax: {error}", PREEMPTED)
+            hosts.exit_at_once(f"td3-brax: {error}", PREEMPTED)
             raise
         except Exception:  # JAX would wait for the other hosts, and they for this one
-            hosts.abandon(traceback.format_exc(), 1)
+            hosts.exit_at_once(traceback.format_exc(), 1)
             raise
         hosts.leave()
         return code
@@ -61,44 +61,44 @@ def launch(
     Raises:
         ConfigError: an option or a value that is not allowed.
     """
-    if mode := wandb_run.asked():
+    if mode := wandb_run.mode_from_environment():
         explicit = {"wandb": mode, **explicit}
     all_devices = explicit.get("devices") == 0
-    run = resuming.find(resume, explicit)
+    run = resuming.find_run(resume, explicit)
     if run is not None:
-        explicit = resuming.options(run, explicit)
-    wandb_run.check(explicit.get("wandb", "disabled"), print)
+        explicit = resuming.resumed_options(run, explicit)
+    wandb_run.check_environment(explicit.get("wandb", "disabled"), print)
     devices = explicit.get("devices", CPU_DEVICES)
     alone = devices == 1 or os.environ.get("WANDB_SWEEP_ID")
-    num_hosts = 1 if alone else hosts.named(all_devices)
-    if num_hosts == 1 < hosts.launched() and not alone:
+    num_hosts = 1 if alone else hosts.expected_processes(all_devices)
+    if num_hosts == 1 < hosts.launched_processes() and not alone:
         print(
             "note: this is one of several processes, which each train their own run; "
             "with --devices all they train one run together"
         )
     join = hosts.join if num_hosts > 1 else lambda: None
     prepare_jax(explicit.get("deterministic", False), -(-devices // num_hosts), join)
-    config = on_devices(resolve(explicit, platform()), asked="devices" in explicit)
+    config = resolve_devices(resolve(explicit, platform()), explicit="devices" in explicit)
     make_schedule(config)
-    if run is not None and resuming.nothing_left(run, config):
+    if run is not None and resuming.is_finished(run, config):
         print(f"{run} is complete; nothing to do")
         return 0, run
-    if not hosts.first():
+    if not hosts.is_first():
         return _follow(config, run, signals, began, callback)
     if run is None:
         return _start(config, signals, began, callback)
-    with folder.hold(run):
-        start = resuming.go_on(run, print)
+    with folder.lock(run):
+        start = resuming.find_start(run, print)
         if start is None:
-            folder.start_again(run, config)
+            folder.restart(run, config)
         return Run(config, run, start, began, callback).train(signals), run
 
 
 def _start(config: Config, signals: Signals, began: float, callback: Callback | None) -> tuple[int, Path]:
     """Train a new run; remove its folder if it fails before it has learnt anything."""
-    with folder.claim(config.out, f"{config.env}-{config.preset}-s{config.seed}") as out:
-        folder.begin(out, config, print)
-        signals.new = out
+    with folder.create_and_lock(config.out, f"{config.env}-{config.preset}-s{config.seed}") as out:
+        folder.start_new(out, config, print)
+        signals.new_folder = out
         try:
             return Run(config, out, None, began, callback).train(signals), out
         except BaseException:
@@ -110,7 +110,7 @@ def _follow(
     config: Config, run: Path | None, signals: Signals, began: float, callback: Callback | None
 ) -> tuple[int, Path]:
     """Train on a host other than the first: take part in the run, and discard all files that it writes."""
-    start = None if run is None else resuming.go_on(run, lambda _: None)
+    start = None if run is None else resuming.find_start(run, lambda _: None)
     config = dataclasses.replace(config, wandb="disabled", film=False)
     with tempfile.TemporaryDirectory() as discarded:
         code = Run(config, Path(discarded), start, began, callback).train(signals)

@@ -107,7 +107,7 @@ def test_an_evaluation_in_which_less_breaks_is_better(
     record = Record(Config(eval_episodes=8, total_env_steps=1_000_000), tmp_path, lines.append)
     for i, (mean, broken) in enumerate(evaluations, 1):
         record.outcome.env_steps = i
-        said = record.evaluated(
+        said = record.note_evaluation(
             scored(mean, broken), lambda meta: dataclasses.replace(random_policy(), meta=meta)
         )
     assert bool(lines) == any(broken for _, broken in evaluations)

@@ -126,7 +126,9 @@ def test_a_callbacks_error_loses_nothing(whole: Path, tmp_path: Path) -> None:
     assert untimed_result(td3_brax.fit(resume=out)) == untimed(whole)
 
 
-@pytest.mark.parametrize(("place", "name"), [(Display, "show"), (Record, "track"), (Record, "evaluated")])
+@pytest.mark.parametrize(
+    ("place", "name"), [(Display, "show"), (Record, "track"), (Record, "note_evaluation")]
+)
 def test_an_error_beside_the_training_loses_nothing_that_was_reported(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Any, name: str
 ) -> None:
@@ -135,7 +137,7 @@ def test_an_error_beside_the_training_loses_nothing_that_was_reported(
 
     def broken(*_: Any) -> Any:
         calls.append(1)
-        if len(calls) == (1 if name == "evaluated" else 3):
+        if len(calls) == (1 if name == "note_evaluation" else 3):
             raise BrokenPipeError("closed")
         return None
 
@@ -144,7 +146,7 @@ def test_an_error_beside_the_training_loses_nothing_that_was_reported(
         patch.setattr(place, name, broken)
         with pytest.raises(BrokenPipeError):
             train.main([*COMMAND, f"--out={out}"])
-    if name != "evaluated":  # which comes before the report that it is part of
+    if name != "note_evaluation":  # which comes before the report that it is part of
         assert [int(path.name) for path in checkpoint.saved(out)] == [384]
         assert train.main([f"--resume={out}"]) == 0
     else:
@@ -259,7 +261,7 @@ def start_all(configs: list[Config], monkeypatch: pytest.MonkeyPatch) -> int:
     def start(config: Config) -> None:
         ready.wait(10)
         try:
-            train._start(config, signals.Signals(alone=False), 0.0, None)
+            train._start(config, signals.Signals(owns_process=False), 0.0, None)
         except ConfigError as error:
             refused.append(error)
             Waits.tried.wait(10)
@@ -312,5 +314,5 @@ def test_a_folder_that_was_discarded_meanwhile_is_not_held(
         return place
 
     monkeypatch.setattr(folder.os, "open", then_discarded)
-    with pytest.raises(ConfigError, match=str(out)), folder.hold(out):
+    with pytest.raises(ConfigError, match=str(out)), folder.lock(out):
         pass

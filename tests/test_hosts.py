@@ -25,7 +25,7 @@ from td3_brax.config import Config
 from td3_brax.envs.physics.mjx.patched import mjx
 from td3_brax.option import ConfigError
 from td3_brax.runs import checkpoint, files, hosts, resuming
-from td3_brax.runs.device import on_devices
+from td3_brax.runs.device import resolve_devices
 from td3_brax.runs.signals import PREEMPTED
 
 RUN = [*MODULE, *OPTIONS, "--total_env_steps=12800", "--eval_every=2560", "--checkpoint_every_min=0.01"]
@@ -103,8 +103,8 @@ def test_a_lost_host_ends_the_run_which_goes_on_elsewhere(whole: Path, tmp_path:
         wait_for(lambda: len(checkpoint.saved(out)) > 0, processes[1 - lost], 300)
         processes[lost].kill()
         began = time.monotonic()
-        said, errors = processes[1 - lost].communicate(timeout=4 * hosts.LOST_S)
-        assert time.monotonic() - began < 3 * hosts.LOST_S
+        said, errors = processes[1 - lost].communicate(timeout=4 * hosts.HEARTBEAT_S)
+        assert time.monotonic() - began < 3 * hosts.HEARTBEAT_S
     if processes[1 - lost].returncode == 75:
         (line,) = [line for line in errors.splitlines() if line.startswith("td3-brax: ")]
         assert "td3-brax train --resume" in line
@@ -144,9 +144,9 @@ def test_where_one_breaks_all_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         _, errors = second.communicate(timeout=120)
         assert second.returncode == 1, errors
         assert "AssertionError: broken" in errors
-        first.communicate(timeout=4 * hosts.LOST_S)
+        first.communicate(timeout=4 * hosts.HEARTBEAT_S)
         assert first.returncode in (75, -signal.SIGABRT)
-    assert time.monotonic() - began < 6 * hosts.LOST_S
+    assert time.monotonic() - began < 6 * hosts.HEARTBEAT_S
 
 
 def test_models_are_on_a_device_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,14 +163,14 @@ def test_a_run_takes_all_devices_of_its_hosts(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     asked = Config(num_envs=64, batch_size=64, devices=4)
     with pytest.raises(ConfigError, match=r"--devices=4: .*\b2\b.*\b8\b"):
-        on_devices(asked)
-    assert on_devices(asked, asked=False).devices == 8
-    assert on_devices(dataclasses.replace(asked, devices=0)).devices == 8
+        resolve_devices(asked)
+    assert resolve_devices(asked, explicit=False).devices == 8
+    assert resolve_devices(dataclasses.replace(asked, devices=0)).devices == 8
 
 
 def test_a_signal_while_the_hosts_agree_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It comes after this one has said that there was none, and counts after the next chunk."""
-    agree, agreed = hosts.most, []
+    agree, agreed = hosts.max_over_hosts, []
 
     def most(*values: int) -> list[int]:
         agreed.append(values[0])
@@ -178,7 +178,7 @@ def test_a_signal_while_the_hosts_agree_is_not_lost(tmp_path: Path, monkeypatch:
             signal.raise_signal(signal.SIGTERM)
         return agree(*values)
 
-    monkeypatch.setattr(hosts, "most", most)
+    monkeypatch.setattr(hosts, "max_over_hosts", most)
     run = make_run([*OPTIONS, "--total_env_steps=12800"], tmp_path / "run")
     assert run.code == PREEMPTED
     assert agreed == [0, 0, 0, PREEMPTED]
@@ -208,8 +208,8 @@ def test_only_processes_of_one_run_are_joined(
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert hosts.named(asked=True) == asked
-    assert hosts.named(asked=False) == unasked
+    assert hosts.expected_processes(all_devices=True) == asked
+    assert hosts.expected_processes(all_devices=False) == unasked
 
 
 def test_runs_of_their_own_in_one_srun_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,12 +230,12 @@ def test_runs_of_their_own_in_one_srun_do_not_meet(tmp_path: Path, monkeypatch: 
 def test_all_devices_may_be_said_again_where_a_run_goes_on(tmp_path: Path) -> None:
     """The folder knows how many they were; whether as many are there is found out later."""
     files.write_config(tmp_path, Config(devices=4))
-    assert resuming.options(tmp_path, {"devices": 0})["devices"] == 4
+    assert resuming.resumed_options(tmp_path, {"devices": 0})["devices"] == 4
     with pytest.raises(ConfigError, match="devices"):
-        resuming.options(tmp_path, {"devices": 2})
+        resuming.resumed_options(tmp_path, {"devices": 2})
 
 
 def test_a_number_that_is_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_NUM_PROCESSES", "two")
     with pytest.raises(ConfigError, match="JAX_NUM_PROCESSES=two"):
-        hosts.named()
+        hosts.expected_processes()

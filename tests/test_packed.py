@@ -220,7 +220,7 @@ def test_the_sweeps_that_come_with_it_are_taken(path: Path) -> None:
             continue
         jobs = run.planned(sweep, 0, platform, "disabled")
         assert len(jobs) == sweep.run_cap
-        for group in run.group(jobs):
+        for group in run.group_by_program(jobs):
             assert len({job.config.shape for job in group}) == 1
 
 
@@ -264,12 +264,12 @@ def test_members_group_by_what_shapes_their_program(tmp_path: Path) -> None:
         {"gamma": {"values": [0.9, 0.99]}, "batch_size": {"values": [16, 32]}, "seed": {"values": [0, 1, 2]}},
     )
     jobs = run.planned(file.load(path), 0, "cpu", "disabled")
-    groups = run.group(jobs)
+    groups = run.group_by_program(jobs)
     assert [len(group) for group in groups] == [6, 6]
     assert [{job.config.batch_size for job in group} for group in groups] == [{16}, {32}]
     assert sorted(job.number for group in groups for job in group) == list(range(1, 13))
     assert [
-        run.places(count, most, devices) for count, most, devices in [(6, 16, 1), (6, 4, 1), (7, 4, 2)]
+        run.count_places(count, most, devices) for count, most, devices in [(6, 16, 1), (6, 4, 1), (7, 4, 2)]
     ] == [
         6,
         3,
@@ -491,7 +491,7 @@ def test_a_member_that_diverged_has_ended_by_its_own_folder(tmp_path: Path) -> N
 def test_two_starts_in_one_folder_are_one_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = write(tmp_path, {}), tmp_path / "out"
     out.mkdir()
-    with folder.hold(out):
+    with folder.lock(out):
         assert run.main([str(path), "--wandb=disabled", f"--out={out}"]) == 2
     assert f"--out={out}" in capsys.readouterr().err
 
@@ -500,7 +500,7 @@ def test_what_does_not_go_on(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     path = write(tmp_path, {"gamma": {"min": 0.9, "max": 0.99}}, method="bayes")
     (tmp_path / "bayes").mkdir()
     plan = journal.Plan("small", 0, 2, 1, device.platform(), "online", "sweep", None, "td3-brax")
-    journal.begin(tmp_path / "bayes", path.read_bytes(), plan)
+    journal.write_plan(tmp_path / "bayes", path.read_bytes(), plan)
     for argv, says in [
         ([], ["FILE", "--resume"]),
         ([f"--resume={tmp_path}"], [f"--resume={tmp_path}"]),

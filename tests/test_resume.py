@@ -216,7 +216,7 @@ def test_without_the_replay_it_says_that_it_is_not_exact(
 
 def test_two_processes_never_share_a_run(stopped: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()}
-    with folder.hold(stopped):
+    with folder.lock(stopped):
         assert go_on(stopped) == 2
     assert f"--out={stopped}" in capsys.readouterr().err
     assert {p: p.read_bytes() for p in stopped.rglob("*") if p.is_file()} == before
@@ -308,7 +308,7 @@ def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.Monk
         reward = 1e30 if where == "huge loss" else jnp.inf
         batch = batch.replace(reward=batch.reward.at[0, 3].set(reward))
     else:
-        mean = loop.mean
+        mean = loop.shard_mean
 
         def poisoned(tree: Any, shards: int) -> Any:
             tree = mean(tree, shards)
@@ -318,7 +318,7 @@ def test_a_poisoned_update_leaves_the_learner_as_it_was(monkeypatch: pytest.Monk
                 return jax.tree.unflatten(structure, leaves)
             return tree
 
-        monkeypatch.setattr("td3_brax.algorithm.learner.mean", poisoned)
+        monkeypatch.setattr("td3_brax.algorithm.learner.shard_mean", poisoned)
     after, stats = td3.update_block(learner, make_hyper(Config()), batch, normal(2), jnp.bool_(True))
 
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, after, learner)))

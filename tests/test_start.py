@@ -72,10 +72,10 @@ def test_processes_share_the_cache_and_other_floats_compile_nothing(tmp_path: Pa
 
 
 def test_entries_of_the_cache_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this fails with ``cache.prepare`` left out too, ``cache._write_whole`` can go."""
+    """Where this fails with ``cache.prepare`` left out too, ``cache._write_entries_atomically`` can go."""
     from jax._src.lru_cache import LRUCache
 
-    cache._write_whole()
+    cache._write_entries_atomically()
     entries = LRUCache(str(tmp_path), max_size=-1)
 
     def killed(_: int) -> None:

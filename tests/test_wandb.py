@@ -260,7 +260,7 @@ def test_a_client_that_breaks_ends_no_run(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_wandbs_stop_before_training_is_heeded_in_somebodys_program() -> None:
     """It comes on a thread of W&B's, where an exception would be lost, and the stop with it."""
-    own = signals.Signals(alone=False)
+    own = signals.Signals(owns_process=False)
     own.stop()
     assert own.code == signals.INTERRUPTED
 

@@ -74,7 +74,7 @@ def summary(returns: np.ndarray, lengths: np.ndarray) -> str:
     Both arrays have shape [episodes].
     """
     values = float(returns.mean()), deviation(returns), *interval(returns)
-    mean, std, low, high = (number(value, values, least=1) for value in values)
+    mean, std, low, high = (number(value, values, min_decimals=1) for value in values)
     return (
         f"return {mean} +- {std}, 95% interval [{low}, {high}], length {lengths.mean():,.0f}, "
         f"{counted(len(returns), 'episode')}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from td3_brax.cli import guarded, parse_options, train_parser
 from td3_brax.option import ConfigError, nearest
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.runs.device import accelerated, on_devices, platform, prepare_jax
+from td3_brax.runs.device import on_accelerator, platform, prepare_jax, resolve_devices
 from td3_brax.runs.formatting import counted
 
 GPUS = {
@@ -47,11 +47,11 @@ def job(argv: Sequence[str]) -> int:
     from td3_brax.envs.registry import make_task
     from td3_brax.runs import memory
 
-    config = on_devices(resolve(explicit, "gpu" if gpu else platform()))
-    program = build.build(config, make_task(config), side_by_side=gpu is not None or accelerated())
+    config = resolve_devices(resolve(explicit, "gpu" if gpu else platform()))
+    program = build.build(config, make_task(config), side_by_side=gpu is not None or on_accelerator())
     shapes = jax.eval_shape(build.jit_init(program, config))
     device, layout = jax.devices()[0], shards.split(config.devices)
-    share = memory.sharing(config.devices, device) if gpu is None else 1
+    share = memory.shards_per_memory(config.devices, device) if gpu is None else 1
     available = memory.device_bytes(device) if gpu is None else int(GPUS[gpu] * JAX_SHARE * memory.GB)
     compiled_for = device.device_kind
     if gpu is None or config.devices > 1:

@@ -19,7 +19,7 @@ from td3_brax.envs.suppress import suppress_warnings
 from td3_brax.names import BRAX_TASKS, GYMNASIUM_TASKS
 from td3_brax.option import ConfigError, nearest
 from td3_brax.policy import Policy, PolicyError
-from td3_brax.runs.device import cores
+from td3_brax.runs.device import cpu_cores
 
 
 def make(name: str, config: Config) -> Any:
@@ -85,8 +85,8 @@ def job(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--processes",
         type=positive,
-        default=cores(),
-        help=f"processes that play in Gymnasium (default: {cores()})",
+        default=cpu_cores(),
+        help=f"processes that play in Gymnasium (default: {cpu_cores()})",
     )
     args = parser.parse(argv)
     try:

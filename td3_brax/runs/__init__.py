@@ -1,1 +1,1 @@
-"""A run on the host: its folder, checkpoints, metrics, devices and signals."""
+"""One training run on the host: its folder, checkpoints, metrics, devices and signals."""

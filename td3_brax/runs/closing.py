@@ -1,4 +1,4 @@
-"""The last lines that a run prints."""
+"""The summary that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from td3_brax.runs.tracking import duration
 def closing_lines(
     config: Config, out: Path, outcome: Outcome, code: int, problem: str, compile_s: float
 ) -> list[str]:
-    """Say what a run reached, how long it took, what is missing, and what to do next.
+    """Return the lines that say what a run reached, how long it took, what failed and what to do next.
 
     Args:
         code: the exit code so far.
-        problem: what is wrong with the run's files or scores; empty where nothing is.
+        problem: what is wrong with the run's files or scores; empty if nothing is.
         compile_s: seconds spent on compiling.
     """
-    again = command("train", "--resume", out)
+    resume = command("train", "--resume", out)
     if code == PREEMPTED:
-        return [f"saved at {outcome.env_steps:,} steps in {out}; go on with: {again}"]
+        return [f"saved at {outcome.env_steps:,} steps in {out}; resume with: {resume}"]
     lines = []
     if outcome.broken_steps:
         made = outcome.env_steps - outcome.waited_steps
         lines.append(
-            f"warning: {outcome.broken_steps:,} of {made:,} steps broke while training, and were left out"
+            f"warning: {outcome.broken_steps:,} of {made:,} steps broke during training and were discarded"
         )
     if math.isnan(outcome.return_mean):
-        return [*lines, f"failed: {problem}" if problem else f"nothing was learnt yet; the log is in {out}"]
+        return [*lines, f"failed: {problem}" if problem else f"ended without a greedy return; see {out}"]
     word = {0: "ended" if problem else "done", DIVERGED: "diverged"}.get(code, "stopped early")
     best = f"best {number(outcome.best)} at {outcome.best_env_steps:,}"
     if math.isfinite(outcome.kept):
-        best += f", that policy in fresh episodes {spread(outcome.kept, outcome.kept_std)}"
+        best += f"; the best policy returns {spread(outcome.kept, outcome.kept_std)} in fresh episodes"
     lines.append(
         f"{word}: greedy return {spread(outcome.return_mean, outcome.return_std)} over "
         f"{counted(config.eval_episodes - outcome.broken, 'episode')} after {outcome.env_steps:,} steps "
-        f"({best}) in {duration(outcome.wall_s)}, of which compiling {duration(compile_s)}."
+        f"({best}) in {duration(outcome.wall_s)}, including {duration(compile_s)} of compiling."
     )
     if problem:
         return [*lines, f"failed: {problem}"]
-    goes_on = code == INTERRUPTED and config.checkpoint_every_min
-    following = again if goes_on else command("eval", out)
+    resumable = code == INTERRUPTED and config.checkpoint_every_min
+    next_command = resume if resumable else command("eval", out)
     files = "policy_best.npz, policy_last.npz, curve.png, metrics.jsonl"
-    return [*lines, f"saved in {out}: {files}. Next: {following}"]
+    return [*lines, f"saved in {out}: {files}. Next: {next_command}"]

@@ -1,4 +1,4 @@
-"""Pictures of runs."""
+"""The learning curve of a run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 REFERENCE = {"ant": (1000.0, "standing still")}
-"""Returns worth a line in the picture: what is reached without learning."""
+"""Returns reached without learning, drawn as a line for comparison."""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The reports in a ``metrics.jsonl``; a line that is none, as a damaged file has, is left out."""
+    """Read the reports in a ``metrics.jsonl``; skip lines that are not reports, as in a damaged file."""
     reports = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with contextlib.suppress(ValueError):

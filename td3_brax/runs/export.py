@@ -1,4 +1,4 @@
-"""From an actor on the device to a saved policy, and back."""
+"""Convert an actor on the device to a policy that can be saved, and back."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ from td3_brax.envs.task import Task
 from td3_brax.policy import Policy
 
 
-def params_of(policy: Policy) -> Params:
-    """Return the parameter tree of the actor that ``policy`` was made of."""
+def actor_params(policy: Policy) -> Params:
+    """Return the parameter tree of the actor in ``policy``."""
     layers = enumerate(zip(policy.weights, policy.biases, strict=True))
     return {"params": {"mlp": {f"layer_{i}": {"kernel": w, "bias": b} for i, (w, b) in layers}}}
 
 
-def policy_of(config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]) -> Policy:
-    """An actor with the statistics of its observations, on the host, for a file."""
+def make_policy(
+    config: Config, task: Task, actor: Params, stats: ObsStats, meta: Mapping[str, Any]
+) -> Policy:
+    """Make a policy for a file from an actor and its observation statistics."""
     scaled, size = config.normalize_obs, task.obs_size
     network = Actor(config.hidden_sizes, task.action_size)
     named = unpack(network, actor, jnp.zeros(size))["params"]["mlp"]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Write files atomically: whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ import json
 import os
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from td3_brax.config import Config
 
-if TYPE_CHECKING:
-    pass
 
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Replace the file at ``path`` whole or not at all."""
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace the file at ``path``; a failure leaves the old file as it was."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with partial.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())  # a power cut must not leave the new name with nothing in it
+            os.fsync(file.fileno())  # otherwise a power cut could leave an empty file under the new name
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -30,4 +26,4 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def write_config(out: Path, config: Config) -> None:
     """Write ``config.json``."""
-    write_whole(out / "config.json", (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
+    write_atomically(out / "config.json", (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())

@@ -1,4 +1,4 @@
-"""A film of a run, made by a process of its own."""
+"""Make a film of a run in a separate process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 
-def film_of(run: Path, *options: str) -> tuple[bool, str]:
-    """Make one by a process of its own, which leaves the accelerator alone.
+def render_film(run: Path, *options: str) -> tuple[bool, str]:
+    """Run ``td3-brax render`` in a separate process that does not use the accelerator.
 
     Returns:
-        whether it did, and its last line.
+        whether it succeeded, and its last line of output.
     """
     argv = [sys.executable, "-m", "td3_brax", "render", str(run), *options]
     done = subprocess.run(argv, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)

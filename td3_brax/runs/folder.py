@@ -1,4 +1,4 @@
-"""A run's folder: made for a new run, or gone on from; held by one process at a time."""
+"""The folder of a run: made for a new run or resumed, and locked by one process at a time."""
 
 from __future__ import annotations
 
@@ -10,57 +10,53 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from td3_brax.cli import load_config
 from td3_brax.config import FIELDS, Config
 from td3_brax.option import ConfigError, show
 from td3_brax.runs.files import write_config
 
-if TYPE_CHECKING:
-    pass
 
-
-def holds_run(out: Path) -> bool:
-    """Whether a run was begun in ``out``."""
+def contains_run(out: Path) -> bool:
+    """Return whether a run was started in ``out``."""
     return any((out / name).exists() for name in ("config.json", "metrics.jsonl"))
 
 
 @contextlib.contextmanager
-def hold(out: Path) -> Iterator[None]:
-    """Keep others out of ``out`` for the block, or until this process ends, however it does.
+def lock(out: Path) -> Iterator[None]:
+    """Lock ``out`` for the duration of the block; the lock ends with this process, even if it is killed.
 
     Raises:
-        ConfigError: another one is in it, or it can't be opened.
+        ConfigError: another process has locked the folder, or it can't be opened.
     """
-    busy = ConfigError("out", str(out), "another process is training in it")
+    busy = ConfigError("out", str(out), "another process is training in this folder")
     try:
-        place = os.open(out, os.O_RDONLY)
+        descriptor = os.open(out, os.O_RDONLY)
     except OSError as error:
         raise ConfigError("out", str(out), f"can't be read ({error.strerror})") from None
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # some file systems have no locks
             try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise busy from None
-        if not out.exists() or not os.path.samestat(os.fstat(place), out.stat()):
-            raise busy  # which has discarded the folder meanwhile
+        if not out.exists() or not os.path.samestat(os.fstat(descriptor), out.stat()):
+            raise busy  # the other process has discarded the folder meanwhile
         yield
     finally:
-        os.close(place)
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
-def claim(wanted: str, default: str) -> Iterator[Path]:
-    """Make the folder ``wanted``, if it is not there, and keep others out of it for the block.
+def create_and_lock(wanted: str, default: str) -> Iterator[Path]:
+    """Make the folder ``wanted`` unless it exists, and lock it for the duration of the block.
 
-    What is empty after the block goes again, and ``runs`` with it.
+    A folder that is empty after the block is removed, and ``runs`` too if that leaves it empty.
 
     Args:
         wanted: a path; empty for a new folder in ``runs``, named after ``default`` and the time.
     Raises:
-        ConfigError: it can't be made, or another process is in it.
+        ConfigError: the folder can't be made, or another process has locked it.
     """
     stamp = time.strftime("%Y%m%d-%H%M%S")
     for count in itertools.count(1):
@@ -68,10 +64,10 @@ def claim(wanted: str, default: str) -> Iterator[Path]:
         try:
             out.mkdir(parents=True, exist_ok=bool(wanted))
         except OSError as error:
-            if isinstance(error, FileExistsError) and not wanted:  # begun in the same second
+            if isinstance(error, FileExistsError) and not wanted:  # made in the same second
                 continue
             raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
-        with hold(out):
+        with lock(out):
             try:
                 yield out
             finally:
@@ -79,32 +75,35 @@ def claim(wanted: str, default: str) -> Iterator[Path]:
         return
 
 
-def begin(out: Path, config: Config, say: Callable[[str], None]) -> None:
-    """Make ``out``, which this process holds, the folder of a new run, and prove that it can be written.
+def start_new(out: Path, config: Config, say: Callable[[str], None]) -> None:
+    """Make ``out``, which this process has locked, the folder of a new run; fails if it can't be written.
 
-    A run of the same options that was stopped before there was anything to go on from starts again.
+    If ``out`` contains a run with the same options that was stopped before its first checkpoint, that run
+    starts again.
 
     Raises:
-        ConfigError: it holds another run, or can't be written.
+        ConfigError: the folder contains another run, or can't be written.
     """
-    if holds_run(out):
-        why = "holds a run already, which is never overwritten; --resume it, or choose another folder"
-        if not (out / "config.json").is_file() or has_checkpoints(out) or complete(out):
+    if contains_run(out):
+        why = "already contains a run, which is never overwritten; --resume it, or choose another folder"
+        if not (out / "config.json").is_file() or has_checkpoints(out) or is_complete(out):
             raise ConfigError("out", str(out), why)
         before = load_config(str(out / "config.json"))
         for name, field in FIELDS.items():
-            had = before.get(name, field.default)
-            if not field.metadata["may_change"] and name != "out" and had != getattr(config, name):
-                raise ConfigError("out", str(out), f"{why} (its {name} is {show(had)})")
-        say(f"{out} was stopped before its first checkpoint: starting again")
-    start_again(out, config)
+            old = before.get(name, field.default)
+            if not field.metadata["may_change"] and name != "out" and old != getattr(config, name):
+                raise ConfigError("out", str(out), f"{why} (that run has --{name}={show(old)})")
+        say(f"the run in {out} was stopped before its first checkpoint; it starts again")
+    restart(out, config)
 
 
-def start_again(out: Path, config: Config) -> None:
-    """Make ``out`` that of a new run; policies that are there go to ``stopped-1`` in it, or the next number.
+def restart(out: Path, config: Config) -> None:
+    """Prepare ``out`` for a run from the beginning.
+
+    If it contains policies, they move with their metrics and curve to ``stopped-1``, or the next free number.
 
     Raises:
-        ConfigError: it can't be written.
+        ConfigError: the folder can't be written.
     """
     try:
         if policies := list(out.glob("policy_*.npz")):
@@ -119,7 +118,7 @@ def start_again(out: Path, config: Config) -> None:
 
 
 def discard(out: Path) -> None:
-    """Remove a new run's folder if nothing was learnt in it, and ``runs`` if that leaves it empty."""
+    """Remove the folder of a new run that has no reports, and ``runs`` too if that leaves it empty."""
     with contextlib.suppress(OSError):
         lines = any(path.stat().st_size for path in out.glob("metrics.jsonl"))
         if lines or has_checkpoints(out) or any(out.glob("policy_*.npz")):
@@ -137,12 +136,12 @@ def _remove_empty(out: Path) -> None:
 
 
 def has_checkpoints(out: Path) -> bool:
-    """Whether there are any, damaged or not."""
+    """Return whether ``out`` has checkpoints, damaged or not."""
     return any((out / "checkpoints").glob("[0-9]*"))
 
 
-def complete(out: Path) -> bool:
-    """Whether the last line of a run's metrics is that of its end."""
+def is_complete(out: Path) -> bool:
+    """Return whether the metrics of the run in ``out`` reach its last step."""
     try:
         last = json.loads((out / "metrics.jsonl").read_text().splitlines()[-1])
         return bool(last["env_steps"] >= load_config(str(out / "config.json"))["total_env_steps"])

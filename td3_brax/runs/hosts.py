@@ -1,7 +1,7 @@
-"""Several hosts that train one run: a process on each, which JAX finds and joins.
+"""Several hosts that train one run, with one process on each; JAX connects the processes.
 
-Their devices form one mesh, and each runs the same program on its own. Files, lines and W&B are the first
-host's; what the clock or a signal says to one, all are told.
+The devices of all hosts form one mesh, and each host runs the same program on its own devices. Only the first
+host writes files, prints lines and logs to W&B. Decisions that depend on a clock or a signal are shared.
 """
 
 from __future__ import annotations
@@ -18,38 +18,41 @@ from typing import Any
 
 from td3_brax.option import ConfigError
 
-LOST_S = 30
-"""A host that says nothing for so long is lost, where no connection breaks before; JAX ends the others."""
-PIECE = 64_000_000
-"""Bytes that a device takes at a time of what others hold."""
+HEARTBEAT_S = 30
+"""Seconds of silence after which a host counts as lost, if its connection did not break before.
+
+JAX then ends the other hosts.
+"""
+GATHER_BYTES = 64_000_000
+"""Bytes that a device receives from the other devices at a time."""
 
 
 class HostLostError(RuntimeError):
-    """The run can't go on with the other hosts; its text is one line."""
+    """Raised if the run can't continue with the other hosts; the message is one line."""
 
 
-def named(asked: bool = True) -> int:
-    """How many processes are to train one run with this one; 2 for several whose number JAX asks for.
+def expected_processes(all_devices: bool = True) -> int:
+    """Return how many processes train this run; 2 also stands for a larger number that JAX finds out.
 
-    A launcher (SLURM, Open MPI, Kubernetes) that says how many it has started does not say that they belong
-    together: it starts as many runs of their own. JAX's own variables and a TPU pod do.
+    JAX's own variables and a TPU pod say that processes belong to one run. A launcher (SLURM, Open MPI,
+    Kubernetes) may also start processes that each train a run of their own, so it needs ``all_devices``.
 
     Args:
-        asked: whether somebody has, by ``--devices all``.
+        all_devices: whether the user has set ``--devices all``.
     Raises:
-        ConfigError: the environment has something else than a number.
+        ConfigError: a variable of the environment is not a number.
     """
     if "JAX_NUM_PROCESSES" in os.environ:
         return _number("JAX_NUM_PROCESSES")
     if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         return 2
-    return launched() if asked else 1
+    return launched_processes() if all_devices else 1
 
 
-def launched() -> int:
-    """How many processes a launcher says that it has started, as :func:`named` says them."""
+def launched_processes() -> int:
+    """Return how many processes a launcher has started; 2 also stands for a larger number."""
     sizes = ["OMPI_COMM_WORLD_SIZE"]
-    if "SLURM_STEP_NODELIST" in os.environ:  # otherwise a batch script, which runs once
+    if "SLURM_STEP_NODELIST" in os.environ:  # without it this is a batch script, which runs once
         sizes.append("SLURM_NTASKS")
     for name in sizes:
         if name in os.environ:
@@ -61,110 +64,112 @@ def launched() -> int:
 def _number(name: str) -> int:
     value = os.environ.get(name, "")
     if not value.isdecimal():
-        raise ConfigError("devices", "all", f"{name}={value} in the environment must be a whole number")
+        raise ConfigError("devices", "all", f"the environment variable {name}={value} must be a whole number")
     return int(value)
 
 
 def join() -> None:
-    """Meet the others, before JAX starts; waits for them for five minutes.
+    """Join the other hosts, before JAX starts; waits for them for up to five minutes.
 
     Raises:
-        ConfigError: they can't be met.
+        ConfigError: the hosts can't be joined.
     """
     import jax
 
     if jax.distributed.is_initialized():
         return
-    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    jax.config.update("jax_enable_preemption_service", False)  # the service would handle SIGTERM itself
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    own: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     if "JAX_NUM_PROCESSES" in os.environ:
-        own = {"num_processes": _number("JAX_NUM_PROCESSES"), "process_id": _number("JAX_PROCESS_ID")}
+        numbers = {"num_processes": _number("JAX_NUM_PROCESSES"), "process_id": _number("JAX_PROCESS_ID")}
     try:
-        jax.distributed.initialize(**own, heartbeat_timeout_seconds=LOST_S)
+        jax.distributed.initialize(**numbers, heartbeat_timeout_seconds=HEARTBEAT_S)
     except (RuntimeError, ValueError, OSError) as error:
         why = " ".join(str(error).split())[:200]
         raise ConfigError(
-            "devices", "all", f"the hosts can't be joined ({why}); without it, each trains a run of its own"
+            "devices",
+            "all",
+            f"the hosts can't be joined ({why}); without --devices=all each host trains its own run",
         ) from None
     nodes = os.environ.get("SLURM_STEP_NUM_NODES")
     if nodes is not None and nodes == os.environ.get("SLURM_NTASKS"):
-        # A process that has a node to itself takes all of its GPUs, of which JAX would give it one.
+        # The process is alone on its node, so it takes all GPUs there; JAX would give it one.
         jax.config.update("jax_cuda_visible_devices", "all")
 
 
 def leave() -> None:
-    """Part, once all have ended."""
+    """Disconnect from the other hosts, once all have ended."""
     import jax
 
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
 
-def abandon(text: str, code: int) -> None:
-    """End at once with ``text``, where there are others, for whom nobody is to wait; alone, do nothing."""
+def exit_at_once(text: str, code: int) -> None:
+    """Print ``text`` and exit without waiting for the other hosts; do nothing if there are none."""
     jax = sys.modules.get("jax")
     if jax is None or not jax.distributed.is_initialized():
         return
     print(text, file=sys.stderr, flush=True)
     sys.stdout.flush()
-    if first():
-        time.sleep(1)  # without the first, JAX ends the others before they can say why
+    if is_first():
+        time.sleep(1)  # when the first host is gone, JAX ends the others before they can say why
     os._exit(code)
 
 
 def count() -> int:
-    """How many there are."""
+    """Return the number of hosts."""
     import jax
 
     return jax.process_count()
 
 
-def first() -> bool:
-    """Whether this is the one that writes."""
+def is_first() -> bool:
+    """Return whether this is the first host, the one that writes."""
     import jax
 
     return jax.process_index() == 0
 
 
-def most(*values: int) -> list[int]:
-    """Each of ``values`` as the host has it where it is largest: all must ask."""
+def max_over_hosts(*values: int) -> list[int]:
+    """Return the maximum over all hosts of each of ``values``. All hosts must call this together."""
     if count() == 1:
         return list(values)
-    return [max(column) for column in zip(*_all(list(values)), strict=True)]
+    return [max(column) for column in zip(*_allgather(list(values)), strict=True)]
 
 
-def check_alike(what: object) -> None:
-    """All must be about to train the same.
+def check_same_on_all(value: object) -> None:
+    """Check that all hosts have the same ``value``, so that they train the same run.
 
     Raises:
-        ConfigError: on every host, where they are not.
+        ConfigError: the hosts differ; raised on every host.
     """
-    if count() > 1 and len({row[0] for row in _all([zlib.crc32(repr(what).encode())])}) > 1:
+    if count() > 1 and len({row[0] for row in _allgather([zlib.crc32(repr(value).encode())])}) > 1:
         raise ConfigError(
             "devices",
             "all",
-            "the hosts differ in options, versions or checkpoints; a run needs the same command on each and "
-            "a file system that they share (without --devices=all each trains a run of its own)",
+            "the hosts differ in options, versions or checkpoints; start the same command on all hosts, with "
+            "--out on a shared file system (without --devices=all each host trains its own run)",
         )
 
 
-def _all(values: list[int]) -> list[list[int]]:
-    """The values of every host."""
+def _allgather(values: list[int]) -> list[list[int]]:
+    """Return the ``values`` of every host."""
     import numpy as np
     from jax.experimental import multihost_utils
 
-    with made_together():
+    with detecting_lost_hosts():
         rows: list[list[int]] = multihost_utils.process_allgather(np.array(values, np.uint32)).tolist()
     return rows
 
 
 @contextlib.contextmanager
-def made_together() -> Iterator[None]:
-    """Around reading what the hosts have made together.
+def detecting_lost_hosts() -> Iterator[None]:
+    """Wrap code that reads a result which all hosts computed together.
 
     Raises:
-        JaxRuntimeError: another is lost, also where NumPy takes that for a wrong value.
+        JaxRuntimeError: a host was lost; also where NumPy reports that as a ValueError.
     """
     import jax
 
@@ -174,8 +179,8 @@ def made_together() -> Iterator[None]:
         raise jax.errors.JaxRuntimeError(str(error)) from error
 
 
-def lay(value: Any, sharding: Any) -> Any:
-    """An array, or keys, that every host has in full, as ``sharding`` says; each keeps its devices' part."""
+def shard(value: Any, sharding: Any) -> Any:
+    """Distribute ``value``, an array or random keys that every host has in full, as ``sharding`` says."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -184,12 +189,15 @@ def lay(value: Any, sharding: Any) -> Any:
         return jax.device_put(value, sharding)
     is_key = jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
     raw = np.asarray(jax.random.key_data(value) if is_key else value)
-    laid = jax.make_array_from_callback(raw.shape, sharding, lambda index: raw[index])
-    return jax.random.wrap_key_data(laid) if is_key else laid
+    placed = jax.make_array_from_callback(raw.shape, sharding, lambda index: raw[index])
+    return jax.random.wrap_key_data(placed) if is_key else placed
 
 
-def whole(array: Any) -> Any:
-    """All of an array as NumPy's, a device's part at a time; where others hold some, all must ask."""
+def gather(array: Any) -> Any:
+    """Return a whole array as a NumPy array, copied piece by piece.
+
+    If other hosts hold parts of it, all hosts must call this together.
+    """
     import numpy as np
 
     if array.is_fully_replicated:
@@ -203,13 +211,13 @@ def whole(array: Any) -> Any:
     axis = next(i for i, name in enumerate(array.sharding.spec) if name is not None)
     parts = array.sharding.mesh.size
     size = array.shape[axis] // parts
-    length = max(1, min(size, PIECE * size // array.nbytes))
+    length = max(1, min(size, GATHER_BYTES * size // array.nbytes))
     piece = _pieces(array.sharding, axis, length)
     for place in range(0, size, length):
         begin = min(place, size - length)
-        with made_together():
-            of_all = np.asarray(piece(array, np.int32(begin)).addressable_data(0))
-        for i, part in enumerate(of_all):
+        with detecting_lost_hosts():
+            gathered = np.asarray(piece(array, np.int32(begin)).addressable_data(0))
+        for i, part in enumerate(gathered):
             at = i * size + begin
             out[(slice(None),) * axis + (slice(at, at + length),)] = part
     return out
@@ -217,12 +225,15 @@ def whole(array: Any) -> Any:
 
 @functools.cache
 def _pieces(sharding: Any, axis: int, length: int) -> Callable[..., Any]:
-    """``(array, begin) -> [parts, ...]``: of each device's part the ``length`` from ``begin`` on, on all."""
+    """Compile ``(array, begin) -> [devices, ...]``: ``length`` rows from ``begin`` of each device's part.
+
+    Every device gets the rows of all devices.
+    """
     import jax
     from jax.sharding import PartitionSpec
 
-    def piece(own: jax.Array, begin: jax.Array) -> jax.Array:
-        part = jax.lax.dynamic_slice_in_dim(own, begin, length, axis)
+    def piece(local: jax.Array, begin: jax.Array) -> jax.Array:
+        part = jax.lax.dynamic_slice_in_dim(local, begin, length, axis)
         return jax.lax.all_gather(part, sharding.mesh.axis_names)
 
     specs: Any = (sharding.spec, PartitionSpec())

@@ -1,4 +1,4 @@
-"""One member of a pack, and what all packs share."""
+"""A member of a pack, and the settings that all packs of a sweep share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from td3_brax.runs import folder, resuming
 from td3_brax.runs.jobs import Job
@@ -18,12 +17,9 @@ from td3_brax.runs.signals import Signals
 from td3_brax.runs.tracking import Report
 from td3_brax.runs.wandb_run import Membership, WandbRun
 
-if TYPE_CHECKING:
-    pass
-
 
 class Member:
-    """A job in its place, from its start or as a checkpoint has it."""
+    """A job that trains in a place of a pack, started anew or resumed from a checkpoint's ``seat``."""
 
     def __init__(
         self,
@@ -38,10 +34,10 @@ class Member:
         self.config = dataclasses.replace(job.config, out=str(out))
         self.stop = threading.Event()
         if seat:
-            resuming.put_back(out, self.config, seat.files)
+            resuming.restore_files(out, self.config, seat.files)
             self.began -= seat.outcome.wall_s
         else:
-            folder.begin(out, self.config, line)
+            folder.start_new(out, self.config, line)
         wandb = None
         if job.config.wandb != "disabled":
             wandb = WandbRun(self.config, out, wandb_id, self.stop.set, line, membership)
@@ -49,21 +45,21 @@ class Member:
         self.trained_s = seat.trained_s if seat else 0.0
         self.evaluated_s = seat.evaluated_s if seat else 0.0
         if seat:
-            self.record.go_on(*seat.tail)
+            self.record.resume(*seat.tail)
         self.last: Report = {}
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What packs that follow each other share."""
+    """The settings that all packs of a sweep share."""
 
     out: Path
-    """The folder of all, with their journal."""
+    """The folder of the sweep."""
     line: Callable[[str], None]
-    """Takes a line for people."""
+    """Print a line for people."""
     make_membership: Callable[[Job], Membership]
-    """What W&B is told of a job's run."""
+    """Make the W&B settings of a job's run."""
     signals: Signals
     journal: Journal
     metric: str
-    """Of a report, which is kept of each member's last."""
+    """Name of the sweep's metric, whose last value is kept for each member."""

@@ -1,4 +1,4 @@
-"""The compiled functions of runs, and their state: what the host job starts and reads."""
+"""The compiled functions of one run or of several members, and their state on the devices."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from td3_brax.envs.registry import make_task
 from td3_brax.names import BRAX_TASKS
 from td3_brax.policy import Policy
 from td3_brax.runs import checkpoint, hosts, memory
-from td3_brax.runs.device import accelerated
-from td3_brax.runs.export import params_of, policy_of
+from td3_brax.runs.device import on_accelerator
+from td3_brax.runs.export import actor_params, make_policy
 from td3_brax.runs.tracking import Report, duration
 
 
-def _at_hand(array: jax.Array) -> jax.Array:
-    """An array, or this host's copy of one that all have."""
+def _local(array: jax.Array) -> jax.Array:
+    """Return the array; of an array that all hosts have, this host's copy."""
     return array.addressable_data(0) if array.is_fully_replicated else array
 
 
-FRESH = 2**31
-"""Stands for the environment steps, always fewer, in the keys of episodes that no evaluation has."""
-MOST_CUT = 0.05
-"""Of a discounted return, for the critic's values to be compared with it."""
+FRESH_EPISODES = 2**31
+"""Takes the place of the environment steps, which are always fewer, in the keys of fresh episodes."""
+MAX_CUT_WEIGHT = 0.05
+"""The critic's values are compared with returns only if the time limit cuts off less than this share."""
 
 
 @contextlib.contextmanager
 def counting_cache_misses() -> Iterator[list[str]]:
-    """Collect the persistent cache's misses while the block runs."""
+    """Collect the misses of the persistent compilation cache while the block runs."""
     misses: list[str] = []
 
     def listen(event: str, **_: Any) -> None:
@@ -62,9 +62,9 @@ class Program:
     """The compiled functions of a run, or of members that train together, and their state.
 
     Args:
-        configs: one for each member; alike but for options that vary.
-        layout: how they lie on the devices; a single run is split over its ``devices``.
-        line: takes a line for people.
+        configs: one for each member; they differ only in options that may vary.
+        line: prints a line for people.
+        layout: how members and arrays are distributed over the devices; a single run is split over all.
     """
 
     def __init__(self, configs: Sequence[Config], line: Callable[[str], None], layout: Layout) -> None:
@@ -75,13 +75,13 @@ class Program:
         built = time.perf_counter()
         self.model_s = built - began
         device = jax.local_devices()[0]
-        self.loop = build.build(config, self.task, side_by_side=accelerated())
+        self.loop = build.build(config, self.task, side_by_side=on_accelerator())
         if self.task.open_loops:
-            others = "; tasks that --physics=fast covers, and --backend=spring, have none"
-            others *= config.env in BRAX_TASKS
+            advice = "; tasks that --physics=fast covers, and --backend=spring, do without"
+            advice *= config.env in BRAX_TASKS
             line(
-                f"note: {config.env} steps with a solver loop of unknown length, which makes a GPU wait for "
-                f"the host{others}"
+                f"note: the physics of {config.env} has a solver loop of unknown length, which makes a GPU "
+                f"wait for the host{advice}"
             )
         begin, keys = jax.eval_shape(lambda: (self._begin(), self._eval_keys([0] * len(configs))))
         state, members = layout.state, layout.members
@@ -98,10 +98,10 @@ class Program:
             return self.loop.over_members(greedy, keys.shape[0])(all_members, keys)
 
         scoring = self._jit(score, (state.members, layout.episodes), layout.episodes)
-        many = f"{layout.devices} of " if layout.devices > 1 else ""
+        many = f"{layout.devices} x " if layout.devices > 1 else ""
         line(f"compiling for {many}{device.device_kind}")
         with counting_cache_misses() as misses, ThreadPoolExecutor(2) as pool:
-            # The chunk, which takes longest, compiles while the others are traced.
+            # The chunk takes longest: it compiles while the other functions are traced.
             programs = [
                 pool.submit(function.lower(*args).compile)
                 for function, args in ((chunk, (shapes,)), (scoring, (shapes.members, keys)), (make, begin))
@@ -113,11 +113,12 @@ class Program:
         workspace = max(memory.workspace_bytes(program) for program in (self.chunk, self._score))
         memory.check_program(shapes, workspace, layout, device)
         part = layout.share(shapes)
-        held, ring = memory.tree_bytes(part) / memory.GB, memory.tree_bytes(part.replay) / memory.GB
+        total, replay = memory.tree_bytes(part) / memory.GB, memory.tree_bytes(part.replay) / memory.GB
         source = ", the rest from the cache" if self.cached else ""
+        where = "each device" if many else device.device_kind
         line(
             f"compiled in {duration(self.compile_s)} (tracing {self.trace_s:.0f} s{source}); "
-            f"{held:.2f} GB on {'each' if many else device.device_kind}, of which replay {ring:.2f} GB"
+            f"{total:.2f} GB on {where}, including {replay:.2f} GB of replay"
         )
         self.replay_bytes = memory.tree_bytes(shapes.replay)
         self._shapes = shapes
@@ -127,36 +128,36 @@ class Program:
         return shards.jit(function, self.layout.devices, in_specs, out_specs, **donated)
 
     def begin(self) -> None:
-        """Start at the beginning."""
-        self.state = self._make(*self._laid(self._begin(), self._make))
+        """Initialise the state of all members."""
+        self.state = self._make(*self._on_devices(self._begin(), self._make))
 
     def _begin(self) -> tuple[jax.Array, Hyper]:
-        """What the members start from."""
+        """Return the keys and hyperparameters that the members start with."""
         return make_keys(self.configs), make_hypers(self.configs)
 
-    def _laid(self, args: tuple[Any, ...], compiled: Any) -> tuple[Any, ...]:
-        """Arguments where ``compiled`` takes them."""
-        laid: tuple[Any, ...] = jax.tree.map(hosts.lay, args, compiled.input_shardings[0][-len(args) :])
-        return laid
+    def _on_devices(self, args: tuple[Any, ...], compiled: Any) -> tuple[Any, ...]:
+        """Put arguments on the devices where ``compiled`` expects them."""
+        placed: tuple[Any, ...] = jax.tree.map(hosts.shard, args, compiled.input_shardings[0][-len(args) :])
+        return placed
 
     def put(self, place: int, config: Config) -> None:
-        """Start another member in the place of one; the others are as they were."""
+        """Start a new member in a place; the other members are unchanged."""
         self.configs[place] = config
-        here = jnp.arange(len(self.configs)) == place
+        mask = jnp.arange(len(self.configs)) == place
         key, hyper = jax.random.key(config.seed), make_hyper(config)
-        self.state = self._put(self.state, here, key, hyper)
+        self.state = self._put(self.state, mask, key, hyper)
 
     @functools.cached_property
     def _put(self) -> Any:
-        state, alike = self.layout.state, shards.REPLICATED
-        specs = (state, self.layout.members, alike, alike)
+        state, replicated = self.layout.state, shards.REPLICATED
+        specs = (state, self.layout.members, replicated, replicated)
         return self._jit(self.loop.put, specs, state, donate_argnums=(0,))
 
     def restore(self, arrays: checkpoint.Arrays) -> None:
-        """Go on from a checkpoint's arrays.
+        """Restore the state from a checkpoint's arrays.
 
         Raises:
-            CheckpointError: they are not this program's.
+            CheckpointError: the arrays do not fit this program.
         """
         lengths = np.array([config.total_env_steps for config in self.configs], np.int32)
         arrays = arrays | {".members.hyper.total_env_steps": lengths}
@@ -164,8 +165,8 @@ class Program:
             rows = self._shapes.replay.rows
             waits = max(self.config.warmup_env_steps, self.config.batch_size)
             self._line(
-                f"note: the checkpoint holds no replay: updates wait for {waits:,} new steps, and what "
-                "follows is not what it would have been"
+                f"note: the checkpoint contains no replay. Updates start again after {waits:,} new steps, so "
+                "the run will differ from an uninterrupted one"
             )
             arrays |= {
                 checkpoint.REPLAY: np.zeros(rows.shape, rows.dtype),
@@ -178,18 +179,18 @@ class Program:
         self.state = checkpoint.to_device(arrays, self._shapes, self.chunk.input_shardings[0][0])
 
     def _eval_keys(self, env_steps: Sequence[int]) -> jax.Array:
-        """A key for each member's episodes [M, episodes], of a number that its devices share equally."""
+        """Return the keys of each member's episodes [M, episodes]; the devices share the episodes equally."""
         devices = self.config.devices
         episodes = -(-self.config.eval_episodes // devices) * devices
-        own = (jax.random.key(config.seed + 2**31) for config in self.configs)
-        folded = map(jax.random.fold_in, own, env_steps)
+        base = (jax.random.key(config.seed + 2**31) for config in self.configs)
+        folded = map(jax.random.fold_in, base, env_steps)
         return jnp.stack([jax.random.split(key, episodes) for key in folded])
 
     def run_chunk(self) -> list[Report]:
-        """Advance by one chunk; what each member reports."""
+        """Train for one chunk; return each member's report."""
         began = time.perf_counter()
         self.state, metrics = self.chunk(self.state)
-        with hosts.made_together():
+        with hosts.detecting_lost_hosts():
             metrics = jax.device_get(metrics)
         seconds = time.perf_counter() - began
         return [self._report(metrics, place, seconds) for place in range(len(self.configs))]
@@ -217,64 +218,64 @@ class Program:
         }
 
     def evaluate(self, env_steps: Sequence[int]) -> list[Report]:
-        """Greedy returns of each member's present policy; ``env_steps`` as each counts them."""
+        """Evaluate each member's current policy; ``env_steps`` are the members' environment steps so far."""
         began = time.perf_counter()
         scored = self._play(self.state.members, env_steps)
         seconds = time.perf_counter() - began
         return [self._scored(scored, place, seconds) for place in range(len(self.configs))]
 
     def _scored(self, scored: Scores, place: int, seconds: float) -> Report:
-        own = jax.tree.map(lambda x: x[place, : self.config.eval_episodes], scored)
-        broken = int(own.broken.sum())
-        own = jax.tree.map(lambda x: x[~own.broken], own)
-        whole = own.returns.size > 0
-        limit, states = self.config.time_limit, own.states.sum()
-        # What the time limit cuts off of a discounted return has this weight, or less.
+        scores = jax.tree.map(lambda x: x[place, : self.config.eval_episodes], scored)
+        broken = int(scores.broken.sum())
+        scores = jax.tree.map(lambda x: x[~scores.broken], scores)
+        any_whole = scores.returns.size > 0
+        limit, states = self.config.time_limit, scores.states.sum()
+        # An upper bound of the weight of the rewards that the time limit cuts off from a discounted return.
         cut = self.configs[place].gamma ** (limit - limit // 2)
-        compared = states > 0 and cut < MOST_CUT
+        compared = states > 0 and cut < MAX_CUT_WEIGHT
         return {
-            "eval/return_mean": float(own.returns.mean()) if whole else None,
-            "eval/return_std": float(own.returns.std()) if whole else None,
-            "eval/length_mean": float(own.lengths.mean()) if whole else None,
+            "eval/return_mean": float(scores.returns.mean()) if any_whole else None,
+            "eval/return_std": float(scores.returns.std()) if any_whole else None,
+            "eval/length_mean": float(scores.lengths.mean()) if any_whole else None,
             "eval/broken": broken,
-            "eval/q_mean": float(own.value_sum.sum() / states) if compared else None,
-            "eval/q_true": float(own.true_value_sum.sum() / states) if compared else None,
+            "eval/q_mean": float(scores.value_sum.sum() / states) if compared else None,
+            "eval/q_true": float(scores.true_value_sum.sum() / states) if compared else None,
             "time/eval_s": seconds,
         }
 
     def _play(self, members: Member, env_steps: Sequence[int]) -> Scores:
-        """Return the scores of ``members`` in the episodes of these ``env_steps``, on the host."""
-        keys = self._laid((self._eval_keys(env_steps),), self._score)
-        scores: Scores = jax.tree.map(hosts.whole, self._score(members, *keys))
+        """Play the episodes that belong to ``env_steps`` with ``members``; return the scores on the host."""
+        keys = self._on_devices((self._eval_keys(env_steps),), self._score)
+        scores: Scores = jax.tree.map(hosts.gather, self._score(members, *keys))
         return scores
 
     def score_kept(self, policies: Mapping[int, Policy]) -> dict[int, Report]:
-        """Score the ``policies`` of some members, by place, on episodes that no evaluation has had."""
+        """Score ``policies``, given by place, in fresh episodes: episodes that no evaluation has used."""
         began = time.perf_counter()
         members = self.state.members
         places = (members.learner.actor_eval, members.obs_stats)
-        actor, stats = jax.tree.map(lambda x: np.array(_at_hand(x)), places)
+        actor, stats = jax.tree.map(lambda x: np.array(_local(x)), places)
         for place, policy in policies.items():
-            own = params_of(policy)
-            own = pack(own) if self.loop.td3.packed else own
-            jax.tree.map(lambda all_members, one, i=place: all_members.__setitem__(i, one), actor, own)
+            params = actor_params(policy)
+            params = pack(params) if self.loop.td3.packed else params
+            jax.tree.map(lambda all_members, one, i=place: all_members.__setitem__(i, one), actor, params)
             stats.count[place], stats.mean[place] = 2, policy.obs_mean
             stats.variance[place] = policy.obs_deviation**2
-        actor, stats = jax.tree.map(lambda x, at: hosts.lay(x, at.sharding), (actor, stats), places)
+        actor, stats = jax.tree.map(lambda x, at: hosts.shard(x, at.sharding), (actor, stats), places)
         learner = dataclasses.replace(members.learner, actor_eval=actor)
         members = dataclasses.replace(members, learner=learner, obs_stats=stats)
-        scored = self._play(members, [FRESH] * len(self.configs))
+        scored = self._play(members, [FRESH_EPISODES] * len(self.configs))
         seconds = time.perf_counter() - began
         reports: dict[int, Report] = {}
         for place in policies:
-            own = self._scored(scored, place, seconds)
-            mean, std = own["eval/return_mean"], own["eval/return_std"]
+            report = self._scored(scored, place, seconds)
+            mean, std = report["eval/return_mean"], report["eval/return_std"]
             reports[place] = {"eval/return_kept": mean, "eval/return_kept_std": std}
         return reports
 
     def policy(self, place: int, meta: Mapping[str, Any]) -> Policy:
-        """A member's present policy, for a file."""
+        """Return a member's current policy, for a file."""
         members = self.state.members
         now = (members.learner.actor_eval, members.obs_stats)
-        actor, stats = jax.tree.map(lambda x: np.asarray(_at_hand(x)[place]), now)
-        return policy_of(self.config, self.task, actor, stats, meta)
+        actor, stats = jax.tree.map(lambda x: np.asarray(_local(x)[place]), now)
+        return make_policy(self.config, self.task, actor, stats, meta)

@@ -1,4 +1,4 @@
-"""Going on with a run: which folder, which options, which checkpoint."""
+"""Resume a run: find its folder, its options and its newest usable checkpoint."""
 
 from __future__ import annotations
 
@@ -10,46 +10,45 @@ from typing import TYPE_CHECKING, Any
 from td3_brax.cli import load_config
 from td3_brax.config import FIELDS, Config
 from td3_brax.option import ConfigError, show
-from td3_brax.runs.files import write_config, write_whole
+from td3_brax.runs.files import write_atomically, write_config
+from td3_brax.runs.folder import has_checkpoints, is_complete
 from td3_brax.runs.outcome import Outcome
 
 if TYPE_CHECKING:
     from td3_brax.runs import checkpoint
 
-from td3_brax.runs.folder import complete, has_checkpoints
 
-
-def find(resume: str | None, explicit: Mapping[str, Any]) -> Path | None:
-    """The folder of the run to go on with, or None to start one.
+def find_run(resume: str | None, explicit: Mapping[str, Any]) -> Path | None:
+    """Return the folder of the run to resume, or None to start a new run.
 
     Raises:
-        ConfigError: none is there, or ``auto`` without ``--out``.
+        ConfigError: the folder contains no run, or ``auto`` was given without ``--out``.
     """
     if resume is None:
         return None
     if resume != "auto":
         if not (Path(resume) / "config.json").is_file():
-            raise ConfigError("resume", resume, "no run is there (no config.json)")
+            raise ConfigError("resume", resume, "this folder contains no run (no config.json)")
         return Path(resume)
     if not explicit.get("out"):
-        raise ConfigError("resume", resume, "needs --out, the folder to go on in or to start in")
+        raise ConfigError("resume", resume, "needs --out: the folder of the run to resume or to start")
     return Path(explicit["out"]) if (Path(explicit["out"]) / "config.json").is_file() else None
 
 
-def options(run: Path, explicit: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the run in ``run``, with those of ``explicit`` that may change.
+def resumed_options(run: Path, explicit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the run in ``run``, with the changes of ``explicit``.
 
     Raises:
-        ConfigError: one of ``explicit`` differs and may not.
+        ConfigError: ``explicit`` changes an option that may not change.
     """
     before = load_config(str(run / "config.json"))
     for name, value in explicit.items():
-        if name == "devices" and value == 0:  # all: whether they are as many as before is found out later
+        if name == "devices" and value == 0:  # "all": their number is checked later
             continue
         if name != "out" and value != before.get(name, FIELDS[name].default):
             if not FIELDS[name].metadata["may_change"]:
                 raise ConfigError(
-                    name, value, f"can't change when a run goes on; {run} has {show(before.get(name))}"
+                    name, value, f"can't change when a run is resumed; {run} has {show(before.get(name))}"
                 )
             before[name] = value
     return before | {"out": str(run)}
@@ -57,43 +56,45 @@ def options(run: Path, explicit: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Start:
-    """Where a run goes on."""
+    """The checkpoint that a run resumes from."""
 
     path: Path
-    """The checkpoint's."""
+    """Folder of the checkpoint."""
     arrays: checkpoint.Arrays
-    """The whole state."""
+    """All arrays of the TrainState, by path."""
     outcome: Outcome
     tail: tuple[int, str]
-    """Of ``metrics.jsonl``."""
+    """Position in ``metrics.jsonl`` and its last line; see :class:`~td3_brax.runs.tracking.JsonLines`."""
     versions: dict[str, str]
     wandb_id: str | None
-    """Of the W&B run that it goes on with."""
+    """Id of the W&B run to continue."""
     files: dict[str, bytes]
-    """The run's policies as they were."""
+    """Copies of the run's policies."""
 
 
-def nothing_left(out: Path, config: Config) -> bool:
-    """Whether the run in ``out`` is complete and keeps no checkpoints; with them, that is for them to say.
+def is_finished(out: Path, config: Config) -> bool:
+    """Return whether the run in ``out`` is complete and has no checkpoints.
+
+    If there are checkpoints, they decide whether the run is complete.
 
     Raises:
-        ConfigError: it is, and ``config`` asks for more steps.
+        ConfigError: it is finished, but ``config`` asks for more steps.
     """
-    if has_checkpoints(out) or not complete(out):
+    if has_checkpoints(out) or not is_complete(out):
         return False
-    if config.total_env_steps > (had := load_config(str(out / "config.json"))["total_env_steps"]):
-        why = f"{out} is complete with {had}, and keeps no checkpoint to go on from"
+    if config.total_env_steps > (old := load_config(str(out / "config.json"))["total_env_steps"]):
+        why = f"{out} is complete with {old} steps, and has no checkpoint to resume from"
         raise ConfigError("total_env_steps", config.total_env_steps, why)
     return True
 
 
-def go_on(out: Path, say: Callable[[str], None]) -> Start | None:
-    """The newest checkpoint of the run in ``out`` that can be used; changes nothing.
+def find_start(out: Path, say: Callable[[str], None]) -> Start | None:
+    """Load the newest usable checkpoint of the run in ``out``; changes nothing.
 
     Returns:
-        None where it was stopped before its first checkpoint: it may start again.
+        the checkpoint; None if the run was stopped before its first one, so that it may start again.
     Raises:
-        ConfigError: there are some, and none can be used.
+        ConfigError: the run has checkpoints, but none can be used.
     """
     from td3_brax.runs import checkpoint
 
@@ -106,25 +107,25 @@ def go_on(out: Path, say: Callable[[str], None]) -> Start | None:
             tail = int(place), str(text)
             return Start(path, arrays, outcome, tail, dict(host["versions"]), host["wandb_id"], files)
         except (checkpoint.CheckpointError, KeyError, TypeError, ValueError) as error:
-            say(f"warning: {error}; taking the checkpoint before it")
+            say(f"warning: {error}; trying the checkpoint before it")
     if not folders:
-        say(f"{out} was stopped before its first checkpoint: starting again")
+        say(f"the run in {out} was stopped before its first checkpoint; it starts again")
         return None
-    raise ConfigError("resume", str(out), "no checkpoint there can be used")
+    raise ConfigError("resume", str(out), "this folder contains no usable checkpoint")
 
 
-def put_back(out: Path, config: Config, files: Mapping[str, bytes]) -> None:
-    """Make the run's files what they were at a checkpoint, with the options of now.
+def restore_files(out: Path, config: Config, files: Mapping[str, bytes]) -> None:
+    """Restore the run's files from a checkpoint, and write the current options.
 
     Raises:
-        ConfigError: they can't be written.
+        ConfigError: the files can't be written.
     """
     try:
         for path in out.glob("policy_*.npz"):
             if path.name not in files:
                 path.unlink()
         for name, content in files.items():
-            write_whole(out / name, content)
+            write_atomically(out / name, content)
         write_config(out, config)
     except OSError as error:
         raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None

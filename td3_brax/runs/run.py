@@ -1,4 +1,4 @@
-"""The main job on the host: build, run chunks, evaluate, track, save."""
+"""Train one run on the host: build the program, run chunks, evaluate, log and save."""
 
 from __future__ import annotations
 
@@ -24,42 +24,42 @@ from td3_brax.runs.versions import versions
 from td3_brax.runs.wandb_run import WandbRun
 
 Callback = Callable[[Report], object]
-"""Takes each report (a line of ``metrics.jsonl``); one that returns True stops the run, as Ctrl-C does."""
+"""Called with each report (a line of ``metrics.jsonl``); returning True stops the run as Ctrl-C does."""
 
 
 class Run:
-    """A run in its folder, from its first chunk or from a checkpoint on."""
+    """A run in its folder, started anew or resumed from a checkpoint."""
 
     def __init__(
         self, config: Config, out: Path, start: Start | None, began: float, callback: Callback | None = None
     ) -> None:
-        """``began``: when the command started (``time.perf_counter``)."""
+        """``began`` is the time when the command started (``time.perf_counter``)."""
         from td3_brax.runs.checkpoint import Checkpoints
 
         self.config, self.out, self.schedule = config, out, make_schedule(config)
         self._callback = callback
-        self.display = Display(self.schedule.total_env_steps, quiet=not hosts.first())
+        self.display = Display(self.schedule.total_env_steps, quiet=not hosts.is_first())
         self.checkpoints = Checkpoints(out, config.checkpoint_keep, start.path if start else None)
         self._began = self._saved = self._command = began
         self._start = start
         self._blocked_s = 0.0
-        self._told = False
-        self._whole = False
-        """Whether what was learnt since the last save is as a checkpoint may have it: between chunks."""
+        self._save_reported = False
+        self._can_save = False
+        """Whether there is unsaved progress and the state is the one after a whole chunk."""
         self._error: BaseException | None = None
-        """Of the callback."""
+        """The error that the callback raised."""
         self._trained_s = self._evaluated_s = 0.0
         if start:
             self._began -= start.outcome.wall_s
 
     def train(self, signals: Signals) -> int:
-        """All chunks that are left; returns the exit code.
+        """Train all remaining chunks; return the exit code.
 
-        What the callback raises ends the run as Ctrl-C does, saved, and is raised then.
+        An error of the callback stops and saves the run as Ctrl-C does, and is raised at the end.
         """
         display, schedule, start = self.display, self.schedule, self._start
         common = dataclasses.replace(self.config, out="", wandb="disabled", film=False)
-        hosts.check_alike((common, versions(), start and start.outcome.chunk))
+        hosts.check_same_on_all((common, versions(), start and start.outcome.chunk))
         if start and start.outcome.chunk >= schedule.chunks:
             display.line(f"{self.out} is complete: {start.outcome.env_steps:,} steps; nothing to do")
             return 0
@@ -76,16 +76,16 @@ class Run:
         self.program = Program([self.config], display.line, shards.split(self.config.devices))
         self.record = Record(self.config, self.out, display.line, wandb, start.outcome if start else None)
         if start:
-            self._go_on(start)
+            self._resume(start)
             self._start = start = None
         else:
             self.program.begin()
         state = self.record.outcome
         asked, chunk = self.config.total_env_steps, schedule.env_steps
-        up = f" ({asked:,} rounded up to whole reports of {chunk:,})" * (asked != schedule.total_env_steps)
-        updates = f"{counted(schedule.updates, 'update')} of {self.config.batch_size}"
+        rounded = f" ({asked:,}, rounded up to a multiple of {chunk:,})" * (asked != schedule.total_env_steps)
+        updates = f"{counted(schedule.updates, 'update')} with batches of {self.config.batch_size}"
         display.line(
-            f"{self.config.env}: {counted(schedule.total_env_steps, 'step')}{up} in "
+            f"{self.config.env}: {counted(schedule.total_env_steps, 'step')}{rounded} in "
             f"{counted(self.config.num_envs, 'environment')}, {updates} after every "
             f"{counted(schedule.steps, 'vector step')}; greedy evaluation every "
             f"{schedule.chunks_per_eval * chunk:,} steps; writing to {self.out}"
@@ -96,8 +96,8 @@ class Run:
         display.line(f"training begins after {self._saved - self._command:.1f} s: {parts}")
         if hosts.count() > 1:
             display.line(
-                f"{hosts.count()} hosts train together; where one is lost all end (75, or JAX's 134), and "
-                f"{command('train', '--resume', self.out)} on all goes on from the last checkpoint"
+                f"{hosts.count()} hosts train together; if one is lost, all exit (code 75, or JAX's 134). To "
+                f"resume from the last checkpoint, run on all hosts: {command('train', '--resume', self.out)}"
             )
         signals.training = True
         display.begin(state.env_steps, state.best)
@@ -109,15 +109,15 @@ class Run:
             self._rescue()
             if hosts.count() == 1 or not isinstance(error, jax.errors.JaxRuntimeError):
                 raise
-            again = command("train", "--resume", self.out if hosts.first() else "RUN")
+            resume = command("train", "--resume", self.out if hosts.is_first() else "RUN")
             raise hosts.HostLostError(
-                f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is good: "
-                f"start all again with {again}"
+                f"a host was lost, or this one failed ({one_line(error)}); the last checkpoint is intact. To "
+                f"resume from it, run on all hosts: {resume}"
             ) from None
         finally:
             display.close()
         self.checkpoints.wait()
-        self._warn_of_saving()
+        self._warn_of_failed_save()
         if code == 0:
             self.checkpoints.prune(1)
         self.record.log.close()
@@ -134,9 +134,9 @@ class Run:
         return code
 
     def _rescue(self) -> None:
-        """Save what was learnt, where anything but the learning itself has failed."""
-        if self._whole and self.config.checkpoint_every_min and hosts.count() == 1:
-            with contextlib.suppress(Exception):  # the error that led here is the one to tell
+        """After an error, save the progress if the last chunk was completed."""
+        if self._can_save and self.config.checkpoint_every_min and hosts.count() == 1:
+            with contextlib.suppress(Exception):  # report the first error, not this one
                 self._save()
         self.checkpoints.wait()
         self.record.log.close()
@@ -144,7 +144,7 @@ class Run:
             self.record.wandb.close(1, False, {}, [])
 
     def _phases(self, imported: float, ready: float) -> dict[str, float]:
-        """Seconds of each part of the start, from the command on."""
+        """Return the seconds that each part of the start took, counted from the command."""
         program = self.program
         phases = {
             "import": imported - self._command,
@@ -154,35 +154,35 @@ class Run:
         }
         return phases | {"state": ready - self._command - sum(phases.values())}
 
-    def _go_on(self, start: Start) -> None:
-        """Put everything back as it was at the checkpoint."""
+    def _resume(self, start: Start) -> None:
+        """Restore files and state from a checkpoint."""
         from td3_brax.runs.checkpoint import CheckpointError
 
-        resuming.put_back(self.out, self.config, start.files)
-        self.record.go_on(*start.tail)
+        resuming.restore_files(self.out, self.config, start.files)
+        self.record.resume(*start.tail)
         try:
             self.program.restore(start.arrays)
         except CheckpointError as error:
             raise ConfigError("resume", str(self.out), f"its checkpoint does not fit: {error}") from None
         line = self.display.line
-        line(f"going on from {start.outcome.env_steps:,} of {self.schedule.total_env_steps:,} steps")
+        line(f"resuming at {start.outcome.env_steps:,} of {self.schedule.total_env_steps:,} steps")
         for name, version in versions().items():
             if start.versions.get(name) != version:
                 line(
-                    f"note: begun with {name} {start.versions.get(name)}, going on with {version}: "
-                    "not bit for bit"
+                    f"note: begun with {name} {start.versions.get(name)}, continued with {version}: the run "
+                    "will not match an uninterrupted one bit for bit"
                 )
 
     def _chunk(self, signals: Signals) -> int:
-        """One chunk, its line, and what is due with it; returns an exit code other than 0 to stop."""
+        """Train one chunk, then evaluate, log and save what is due; return an exit code, 0 to continue."""
         record, state, config = self.record, self.record.outcome, self.config
-        began, self._whole = time.perf_counter(), False
+        began, self._can_save = time.perf_counter(), False
         (report,) = self.program.run_chunk()
         self._trained_s += time.perf_counter() - began
         before = state.env_steps
         record.advance(report)
-        stopped = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
-        if record.due and not stopped:
+        diverged = report["update/skipped"] > 0 and config.on_nonfinite == "stop"
+        if record.evaluation_due and not diverged:
             report |= self._evaluate()
         report |= {
             "wall_s": time.perf_counter() - self._began,
@@ -191,29 +191,29 @@ class Run:
         }
         state.wall_s, self._blocked_s = report["wall_s"], 0.0
         record.log.write(report)
-        if stopped:
+        if diverged:
             record.track(report)
             self.display.line(
-                f"stopped: a gradient was not finite, first between {before:,} and "
-                f"{state.env_steps:,} steps; the updates with it were not made"
+                f"stopped: a gradient was not finite, for the first time between steps {before:,} and "
+                f"{state.env_steps:,}; updates with such gradients were skipped"
             )
             return DIVERGED
-        self._whole = True
+        self._can_save = True
         if self._call_back(report):
             signals.stop()
         due = time.perf_counter() - self._saved >= 60 * config.checkpoint_every_min
-        asked, save = hosts.most(signals.code, due)
-        # A signal that came while the hosts agreed is kept, for the next chunk: the others don't know of it.
+        asked, save = hosts.max_over_hosts(signals.code, due)
+        # Keep a signal that came during this exchange for the next chunk: the other hosts don't know of it.
         signals.code = asked or signals.code
         code = 0 if record.complete else asked
-        self._warn_of_saving()
+        self._warn_of_failed_save()
         if config.checkpoint_every_min and (save or code or record.complete):
             self._save()
         elif code == PREEMPTED:
             code = TERMINATED
         if code != PREEMPTED and (code or record.complete):
-            # Not what a run which was not stopped would report: it takes the last line's place.
-            if not record.due:
+            # An uninterrupted run has no such report, so it replaces the last line.
+            if not record.evaluation_due:
                 report |= self._evaluate()
             report |= self._score_kept()
             record.log.rewrite_last(report)
@@ -222,7 +222,7 @@ class Run:
         return code
 
     def _call_back(self, report: Report) -> bool:
-        """Whether the caller wants the run to stop: by saying so, or by an error, which is for later."""
+        """Call the callback; return whether it wants the run to stop. Its error is kept and raised later."""
         try:
             answer = self._callback(report) if self._callback else None
             return bool(isinstance(answer, bool | np.bool_) and answer)
@@ -231,18 +231,18 @@ class Run:
             return True
 
     def _evaluate(self) -> Report:
-        """Score the present policy."""
+        """Evaluate the current policy."""
         (scored,) = self.program.evaluate([self.record.outcome.env_steps])
         self._evaluated_s += scored["time/eval_s"]
-        return self.record.evaluated(scored, lambda meta: self.program.policy(0, meta))
+        return self.record.note_evaluation(scored, lambda meta: self.program.policy(0, meta))
 
     def _score_kept(self) -> Report:
-        """Score the best policy once more: the greatest of many noisy returns is above what it earns."""
+        """Score the best policy in fresh episodes: the highest of many noisy returns is biased upwards."""
         kept = self.record.kept
-        return self.record.scored_again(self.program.score_kept({0: kept})[0]) if kept else {}
+        return self.record.note_kept_score(self.program.score_kept({0: kept})[0]) if kept else {}
 
     def _save(self) -> None:
-        """Begin a checkpoint; training waits for the copy, not for the disk."""
+        """Start to save a checkpoint; training waits for the copy in memory, not for the disk."""
         began = time.perf_counter()
         record = self.record
         size = self.checkpoints.save(
@@ -257,24 +257,24 @@ class Run:
             [self.out / name for name in POLICIES],
             self.config.checkpoint_replay,
         )
-        self._saved, self._whole = time.perf_counter(), False
+        self._saved, self._can_save = time.perf_counter(), False
         self._blocked_s = self._saved - began
-        if not self._told:
-            self._told = True
+        if not self._save_reported:
+            self._save_reported = True
             replay = self.program.replay_bytes if self.config.checkpoint_replay else 0
             self.display.line(
-                f"checkpoint of {size / 1e6:,.0f} MB, of which replay {replay / 1e6:,.0f} MB; "
+                f"checkpoint of {size / 1e6:,.0f} MB, including {replay / 1e6:,.0f} MB of replay; "
                 f"training waited {self._blocked_s:.1f} s"
             )
 
-    def _warn_of_saving(self) -> None:
+    def _warn_of_failed_save(self) -> None:
         if error := self.checkpoints.failure():
             why = one_line(error)
-            self.display.line(f"warning: the checkpoint could not be written ({why}); the one before stays")
+            self.display.line(f"warning: a checkpoint could not be written ({why}); the previous one is kept")
 
     def _close(self, code: int, problem: str) -> None:
-        """Draw the curve, and say how the run ended."""
-        if not hosts.first():
+        """Draw the learning curve and print how the run ended."""
+        if not hosts.is_first():
             return
         state = self.record.outcome
         if code != PREEMPTED:

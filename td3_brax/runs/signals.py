@@ -11,45 +11,45 @@ from typing import Any
 from td3_brax.runs import folder
 
 INTERRUPTED = 130
-"""Ctrl-C, or W&B's own stop: not to be started again."""
+"""Exit code of Ctrl-C, or of a stop by W&B: the run should not be restarted automatically."""
 PREEMPTED = 75
-"""SIGTERM, and all is saved: start me again with --resume."""
+"""Exit code of SIGTERM after a checkpoint was saved: the run should be restarted with --resume."""
 TERMINATED = 143
-"""SIGTERM, of a run without checkpoints."""
+"""Exit code of SIGTERM for a run without checkpoints."""
 DIVERGED = 1
 FAILED = 1
-"""The run is at its end, but what it should leave is not there or can't be read."""
+"""Exit code of a run that trained to its end, but whose results are missing or can't be read."""
 
 
-def _say(text: str) -> None:
-    """A line from within a signal handler, past whatever holds or redirects the streams."""
+def _print_line(text: str) -> None:
+    """Print a line from a signal handler, bypassing Python's streams, which may be locked or redirected."""
     os.write(2, f"{text}\n".encode())
 
 
 class Signals:
-    """Ctrl-C (SIGINT) and preemption (SIGTERM), and the exit code each leads to.
+    """Handler of Ctrl-C (SIGINT) and preemption (SIGTERM), with the exit code for each.
 
-    Before training: leave at once. While training: after the chunk; more of them do no harm.
-    The handler acts by itself, rather than by raising: an exception raised inside a library's import or
-    callback may be swallowed there. Outside the main thread, where Python takes no signals, it does nothing.
+    Before training, a signal ends the process at once. During training, it ends the run after the current
+    chunk; further signals change nothing. The handler does not raise an exception, which a library's import
+    or callback might swallow. Outside the main thread, where Python receives no signals, it does nothing.
 
     Args:
-        alone: whether the process is the command's own. In somebody's program, such as a notebook, SIGTERM
-            is theirs, and Ctrl-C before training is a KeyboardInterrupt.
+        owns_process: whether the process belongs to the command. In a user's program, such as a notebook,
+            SIGTERM is left to the program, and Ctrl-C before training raises a KeyboardInterrupt.
     """
 
-    def __init__(self, alone: bool = True) -> None:
-        self.alone = alone
+    def __init__(self, owns_process: bool = True) -> None:
+        self.owns_process = owns_process
         self.code = 0
-        """What was asked for: ``INTERRUPTED``, ``PREEMPTED``, or 0 for neither yet."""
+        """``INTERRUPTED`` or ``PREEMPTED`` after a signal; 0 before."""
         self.training = False
-        self.new: Path | None = None
-        """The folder of a new run, once it is made."""
+        self.new_folder: Path | None = None
+        """The folder of a new run, once it exists."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM)[: 1 + self.alone]:
+            for number in (signal.SIGINT, signal.SIGTERM)[: 1 + self.owns_process]:
                 self._before[number] = signal.signal(number, self._act)
         return self
 
@@ -58,8 +58,8 @@ class Signals:
             signal.signal(number, handler)
 
     def stop(self) -> None:
-        """As Ctrl-C does; from any thread, in which an exception would be nobody's."""
-        if self.training or self.alone:
+        """Stop as Ctrl-C does. May be called from any thread, so it raises no exception."""
+        if self.training or self.owns_process:
             self._act(signal.SIGINT, None)
         else:
             self.code = self.code or INTERRUPTED
@@ -67,12 +67,12 @@ class Signals:
     def _act(self, number: int, _: object) -> None:
         code = INTERRUPTED if number == signal.SIGINT else PREEMPTED
         if not self.training:
-            if not self.alone:
+            if not self.owns_process:
                 raise KeyboardInterrupt
-            if self.new is not None:
-                folder.discard(self.new)
-            _say("td3-brax: stopped before training began; nothing is lost")
+            if self.new_folder is not None:
+                folder.discard(self.new_folder)
+            _print_line("td3-brax: stopped before training began; nothing was lost")
             os._exit(code)  # do not wait for the compiler's threads
         if not self.code:
-            _say("stopping after this chunk; what was learnt is saved")
+            _print_line("stopping after this chunk; the run will be saved")
             self.code = code

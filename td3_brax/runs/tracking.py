@@ -1,4 +1,4 @@
-"""Where a run's figures go: a file of JSON lines, and a display for people."""
+"""Where a run's metrics go: a file of JSON lines, and a display for people."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from td3_brax.runs.formatting import number, spread
 
 Report = dict[str, Any]
-"""Metric name -> number, or None where there is none."""
+"""Maps the name of a metric to its number, or to None if there is none."""
 
 
 def duration(seconds: float) -> str:
-    """``75`` -> ``1 min 15 s``."""
+    """Format seconds: ``75`` becomes ``1 min 15 s``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -32,14 +32,14 @@ def duration(seconds: float) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line of at most 200 characters."""
+    """Return the message of an error on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200]
 
 
 class JsonLines:
-    """``metrics.jsonl``: one object per report, whole lines only, written at once.
+    """``metrics.jsonl``: one JSON object per report, in whole lines, written immediately.
 
-    What can't be written (a full disk) is kept and tried again with the next line.
+    Lines that can't be written (full disk) are kept in memory and tried again with the next line.
     """
 
     def __init__(self, path: Path, warn: Callable[[str], None]) -> None:
@@ -51,38 +51,40 @@ class JsonLines:
 
     @property
     def tail(self) -> tuple[int, str]:
-        """A place in the file, in bytes, and the text that belongs there: all that may not be on disk."""
+        """A position in the file, in bytes, and the text after it: the lines that may not be on disk."""
         return (self._end, self._pending) if self._pending else self._last
 
     def write(self, report: Report) -> None:
-        """Append one report; what is not finite becomes null."""
+        """Append one report; numbers that are not finite become null."""
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}
         self._append(json.dumps(clean) + "\n")
 
     def rewrite_last(self, report: Report) -> None:
-        """Put ``report`` in the place of the last line."""
-        self.go_back(self._last[0], "")
+        """Replace the last line by ``report``."""
+        self.restore_tail(self._last[0], "")
         self.write(report)
 
-    def resume(self, place: int, text: str) -> None:
-        """What was ``tail`` in another process is so again; where the file has no such place any more, the
-        whole lines before it stay, and people are told."""
-        before = os.pread(self._file, min(place, self._end), 0)
-        if len(before) < place or (before and not before.endswith(b"\n")):
-            place = before.rfind(b"\n") + 1
+    def resume(self, position: int, text: str) -> None:
+        """Restore the ``tail`` of an earlier process.
+
+        If the file has been cut or changed before ``position``, keep its whole lines and print a warning.
+        """
+        before = os.pread(self._file, min(position, self._end), 0)
+        if len(before) < position or (before and not before.endswith(b"\n")):
+            position = before.rfind(b"\n") + 1
             left = before.count(b"\n")
             self._warn(
-                f"warning: {self._path} is gone or was changed since the checkpoint: {left} of the reports "
-                "before it are left"
+                f"warning: {self._path} was removed or changed after the checkpoint; {left} of its earlier "
+                "reports are left"
             )
-        self.go_back(place, text)
+        self.restore_tail(position, text)
 
-    def go_back(self, place: int, text: str) -> None:
-        """What was ``tail`` once is so again."""
-        self._pending = self._pending[: max(place - self._end, 0)]
-        if place < self._end:
-            os.ftruncate(self._file, place)
-            self._end = place
+    def restore_tail(self, position: int, text: str) -> None:
+        """Restore an earlier ``tail``: remove what follows ``position``, then append ``text``."""
+        self._pending = self._pending[: max(position - self._end, 0)]
+        if position < self._end:
+            os.ftruncate(self._file, position)
+            self._end = position
         if text:
             self._append(text)
 
@@ -100,7 +102,8 @@ class JsonLines:
                 os.ftruncate(self._file, self._end + done)
             if not self._failing:
                 self._warn(
-                    f"warning: {self._path}: {error.strerror}; its lines wait until they can be written"
+                    f"warning: {self._path} could not be written ({error.strerror}); "
+                    "trying again with each report"
                 )
             self._failing = True
         self._end += done
@@ -112,7 +115,7 @@ class JsonLines:
 
 
 class TerminalBar:
-    """A line at the bottom of a terminal."""
+    """A progress bar at the bottom of a terminal."""
 
     def __init__(self, console: Console, total: int) -> None:
         columns = BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}")
@@ -121,16 +124,16 @@ class TerminalBar:
         self._progress.start()
 
     def show(self, done: int, text: str) -> None:
-        """Move to ``done`` and say ``text``."""
+        """Move the bar to ``done`` and show ``text``."""
         self._progress.update(self._task, completed=done, description=text)
 
     def close(self) -> None:
-        """Leave it as it stands."""
+        """Stop the bar and leave it as it is."""
         self._progress.stop()
 
 
 class NotebookBar:
-    """An output of a notebook's cell that is replaced as the run goes on."""
+    """A progress bar in the output of a notebook's cell."""
 
     def __init__(self, total: int) -> None:
         from IPython import display
@@ -139,21 +142,21 @@ class NotebookBar:
         self._shown = display.display(self._html(""), display_id=True)
 
     def show(self, done: int, text: str) -> None:
-        """Move to ``done`` and say ``text``."""
+        """Move the bar to ``done`` and show ``text``."""
         self._shown.update(self._html(f'<progress value="{done}" max="{self._total}"></progress> {text}'))
 
     def close(self) -> None:
-        """Leave it as it stands."""
+        """Stop the bar and leave it as it is."""
 
 
 def in_notebook() -> bool:
-    """Whether this is a notebook's kernel, which shows more than text."""
+    """Return whether this process is a notebook's kernel, which can show HTML."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     return getattr(shell, "kernel", None) is not None
 
 
 class Display:
-    """Progress for people: a bar on a terminal and in a notebook, plain lines elsewhere; or ``quiet``."""
+    """Progress display: a bar in a terminal or a notebook, plain lines elsewhere; nothing if ``quiet``."""
 
     def __init__(self, total_env_steps: int, quiet: bool = False) -> None:
         self.console = Console(highlight=False, soft_wrap=True, force_jupyter=False, quiet=quiet)
@@ -165,12 +168,12 @@ class Display:
         self._bar: TerminalBar | NotebookBar | None = None
 
     def line(self, text: str) -> None:
-        """One line of text, above the bar if there is one; what its stream can't encode is escaped."""
+        """Print a line, above the bar if there is one; escape characters that the stream can't encode."""
         encoding = self.console.encoding
         self.console.print(text.encode(encoding, "backslashreplace").decode(encoding), markup=False)
 
     def begin(self, env_steps: int = 0, best: float = -math.inf) -> None:
-        """Training starts, or goes on, now: rates and time left count from here."""
+        """Note that training starts or resumes now; speed and remaining time count from here."""
         self._began, self._first, self._best = time.perf_counter(), env_steps, best
         if in_notebook():
             self._bar = NotebookBar(self._total)
@@ -178,7 +181,7 @@ class Display:
             self._bar = TerminalBar(self.console, self._total)
 
     def show(self, report: Mapping[str, Any]) -> None:
-        """One report: move the bar; a line for an evaluation (for every report without a terminal)."""
+        """Show one report: move the bar, and print a line for an evaluation (for every report if no bar)."""
         steps = int(report["env_steps"])
         spent = time.perf_counter() - self._began
         left = duration(spent / max(steps - self._first, 1) * max(self._total - steps, 0))
@@ -193,19 +196,21 @@ class Display:
             text = f"{steps:,}/{self._total:,} steps, {speed}, {left} left{score}"
             self._bar.show(min(steps, self._total), text)
         if evaluated:
-            said = "no greedy return"
+            result = "no greedy return"
             if self._last is not None:
-                said = (
+                result = (
                     f"greedy return {spread(self._last, report['eval/return_std'])}, "
                     f"length {report['eval/length_mean']:,.0f}"
                 )
-            self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}  {said}  ({speed}, {left} left)")
+            self.line(
+                f"{steps:>11,} steps  {duration(report['wall_s']):>12}  {result}  ({speed}, {left} left)"
+            )
         elif not self._bar:
             trained = report["train/return_mean"]
             exploring = "" if trained is None else f"  exploring return {number(trained)}"
             self.line(f"{steps:>11,} steps  {duration(report['wall_s']):>12}{exploring}  ({speed})")
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Stop the bar and leave it as it is."""
         if self._bar:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""Versions and hardware that a run depends on."""
+"""The versions and hardware that a run depends on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from platform import python_version
 
 from td3_brax import __version__
-from td3_brax.runs.device import cores
+from td3_brax.runs.device import cpu_cores
 
 
 def machine() -> dict[str, str]:
-    """Versions and hardware that a run's numbers and times depend on."""
+    """Return the versions and hardware that a run's results and times depend on."""
     import jax
 
     packages = ("jax", "mujoco", "mujoco-mjx", "brax")
     versions = {name: importlib.metadata.version(name) for name in packages}
     device = jax.devices()[0]
-    name, count = device.device_kind, f"{cores()} cores"
+    name, count = device.device_kind, f"{cpu_cores()} cores"
     if device.platform == "cpu":
         with contextlib.suppress(OSError):
             lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -30,7 +30,7 @@ def machine() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    """Of what decides a run's numbers."""
+    """Return the versions and hardware that a run's results depend on, bit for bit."""
     import jax
 
     return {"td3-brax": __version__, "jax": jax.__version__, "device": jax.devices()[0].device_kind}

@@ -1,6 +1,6 @@
-"""One Weights & Biases run beside a training run: begun while the program compiles, never in its way.
+"""Log a training run to a Weights & Biases run, which starts while the program compiles and never blocks it.
 
-What W&B can't take (no network, no key, a server that stops answering) stays in the run's folder, from where
+What can't be sent to W&B (no network, no key, a server that stops answering) stays in the run's folder;
 ``wandb sync`` sends it later.
 """
 
@@ -23,81 +23,83 @@ from td3_brax.option import ConfigError
 from td3_brax.runs.tracking import Report, one_line
 
 PROJECT = "td3-brax"
-"""Where runs go unless WANDB_PROJECT says otherwise."""
+"""The W&B project of runs, unless WANDB_PROJECT is set."""
 ANSWER_S = 30.0
-"""How long W&B may take to answer at the beginning, which is beside the compiling."""
+"""Seconds that W&B may take to start a run, which happens during compilation."""
 FINISH_S = 8.0
-"""How long it may take for each step of the end: to get the policies, the last lines, and to close."""
+"""Seconds that each step of closing may take: uploading policies, sending the last lines, finishing."""
 
 
-_BEGINNING = threading.Lock()
-"""One run of a process begins at a time."""
+_START_LOCK = threading.Lock()
+"""A process starts one W&B run at a time."""
 
 
-MODES = {"run": "online", "dryrun": "offline"}
-"""W&B's older names for them."""
-OURS = ("WANDB_CONSOLE", "WANDB_INIT_TIMEOUT", "WANDB_RESUME")
-"""What W&B takes from the environment, and a run here sets itself."""
-SWEEPS = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_RUN_ID")
-"""The same of runs that train beside others, which they would make one."""
+OLD_MODE_NAMES = {"run": "online", "dryrun": "offline"}
+"""Older names of W&B's modes."""
+IGNORED = ("WANDB_CONSOLE", "WANDB_INIT_TIMEOUT", "WANDB_RESUME")
+"""Variables of the environment that runs ignore, because they set these themselves."""
+IGNORED_IF_PACKED = ("WANDB_NAME", "WANDB_RUN_GROUP", "WANDB_RUN_ID")
+"""Variables that members of a program ignore too: with them, all members would be one W&B run."""
 
 
 def project() -> str:
-    """Where runs go."""
+    """Return the W&B project of runs."""
     return os.environ.get("WANDB_PROJECT") or PROJECT
 
 
-def asked() -> str | None:
-    """The mode that the environment asks for, if it does: by WANDB_MODE, or as a sweep's agent.
+def mode_from_environment() -> str | None:
+    """Return the mode set by WANDB_MODE, ``online`` under a sweep's agent, else None.
 
     Raises:
-        ConfigError: it is no mode that a run here can have.
+        ConfigError: WANDB_MODE is not a mode that runs support.
     """
     mode = os.environ.get("WANDB_MODE") or ("online" if os.environ.get("WANDB_SWEEP_ID") else None)
-    mode = MODES.get(mode, mode) if mode else None
+    mode = OLD_MODE_NAMES.get(mode, mode) if mode else None
     if mode not in (None, "online", "offline", "disabled"):
-        raise ConfigError("wandb", mode, "WANDB_MODE of the environment must be online, offline or disabled")
+        raise ConfigError(
+            "wandb", mode, "the environment variable WANDB_MODE must be online, offline or disabled"
+        )
     return mode
 
 
-def check(mode: str, say: Callable[[str], None], together: bool = False) -> None:
-    """Find what W&B refuses of the environment before anything is compiled; say what is not followed.
+def check_environment(mode: str, say: Callable[[str], None], packed: bool = False) -> None:
+    """Check W&B's environment variables before anything is compiled; print which are ignored.
 
     Args:
-        mode: as the run will have it; one that W&B has no part in is not checked.
-        together: whether runs train beside others.
+        mode: the mode of the run; nothing is checked if it is ``disabled``.
+        packed: whether several runs train in one program.
     Raises:
-        ConfigError: a variable that W&B refuses.
+        ConfigError: W&B rejects a variable.
     """
     if mode == "disabled":
         return
     import wandb
 
     given = {name: value for name, value in os.environ.items() if name.startswith("WANDB_") and value}
-    for name in sorted({*given} - {"WANDB_API_KEY"}):  # a key that can't be used is told while training
+    for name in sorted({*given} - {"WANDB_API_KEY"}):  # a wrong key is reported during training
         try:
             wandb.Settings().update_from_env_vars({name: given[name]})
         except Exception as error:
-            # Pydantic's own texts repeat the value, which for some variables is a secret.
+            # The text of Pydantic's errors repeats the value, which may be a secret.
             why = error.errors()[0]["msg"] if hasattr(error, "errors") else one_line(error)
             if name == "WANDB_PROJECT" and "/" in given[name]:
-                why += "; the team goes into WANDB_ENTITY"
-            raise ConfigError("wandb", mode, f"W&B refuses {name} of the environment: {why}") from None
-    ignored = [name for name in (*OURS, *(SWEEPS if together else ())) if name in given]
-    if "WANDB_DIR" in given and "WANDB_SWEEP_ID" not in given:  # an agent sets it itself
+                why += "; set the team with WANDB_ENTITY"
+            raise ConfigError("wandb", mode, f"W&B rejects the environment variable {name}: {why}") from None
+    ignored = [name for name in (*IGNORED, *(IGNORED_IF_PACKED if packed else ())) if name in given]
+    if "WANDB_DIR" in given and "WANDB_SWEEP_ID" not in given:  # a sweep's agent sets WANDB_DIR itself
         ignored.append("WANDB_DIR")
-    if asked() not in (None, mode) and "WANDB_MODE" in given:
+    if mode_from_environment() not in (None, mode) and "WANDB_MODE" in given:
         ignored.append("WANDB_MODE")
     if ignored:
-        say(f"note: of the environment a run here does not follow {', '.join(ignored)}")
+        say(f"note: these environment variables are ignored: {', '.join(ignored)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Membership:
-    """What a run that trains beside others has in common with them."""
+    """The W&B settings of a run that trains in one program with others."""
 
     name: str
-    """The run's own."""
+    """Name of this run."""
     group: str
     project: str
     entity: str | None = None
@@ -105,11 +107,11 @@ class Membership:
 
 
 def log_in(mode: Any) -> None:
-    """Make W&B ready, without a word or a question.
+    """Set up W&B without output or prompts.
 
     Raises:
-        ConnectionError: it is to be online, and there is no key.
-        Exception: many kinds, for a key or a server that it can't use.
+        ConnectionError: the mode is ``online``, but there is no key.
+        Exception: of many types, for a key or a server that W&B can't use.
     """
     import wandb
 
@@ -119,14 +121,14 @@ def log_in(mode: Any) -> None:
 
 
 class WandbRun:
-    """A W&B run of its own or, under a sweep's agent, the sweep's.
+    """The W&B run of a training run; under a sweep's agent, a run of that sweep.
 
     Args:
-        out: the run's folder; W&B's files go into it.
-        run_id: of the W&B run that this goes on with, or that W&B has chosen.
-        stop: called, from another thread, when W&B asks the run to stop.
-        say: takes a line for people.
-        membership: of a member of a packed sweep.
+        out: the folder of the training run; W&B's files go into it.
+        run_id: id of the W&B run to continue, or the id that W&B has chosen.
+        stop: called from another thread when W&B asks the run to stop.
+        say: prints a line for people.
+        membership: settings of a member of a packed sweep.
     """
 
     def __init__(
@@ -148,35 +150,35 @@ class WandbRun:
         self._closed = self._failed = False
         pool = ThreadPoolExecutor(1)
         self._begun: Future[Any] = pool.submit(self._begin)
-        pool.shutdown(wait=False)  # not ``with``, which waits: the program compiles meanwhile
+        pool.shutdown(wait=False)  # ``with`` would wait, but the program compiles meanwhile
 
     def _begin(self) -> Any:
-        """Import W&B and begin the run; offline where it can't be online."""
-        with _BEGINNING:
-            return self._begin_alone()
+        """Import W&B and start the run; if it can't be online, start it offline."""
+        with _START_LOCK:
+            return self._begin_locked()
 
-    def _begin_alone(self) -> Any:
+    def _begin_locked(self) -> Any:
         mode = self._config.wandb
         try:
             log_in(mode)
             return self._init(mode)
-        except Exception as error:  # W&B raises many kinds, some of them only in use by it
+        except Exception as error:  # W&B raises many types, also internal ones
             self._why_offline = one_line(error)
         if mode == "online":
             with contextlib.suppress(Exception):
                 run = self._init("offline")
                 self._lines.append(
-                    f"warning: W&B: {self._why_offline}; what it would have got stays in {self._out}/wandb"
+                    f"warning: W&B: {self._why_offline}; logging offline to {self._out}/wandb instead"
                 )
                 return run
-        self._lines.append(f"warning: W&B: {self._why_offline}; it gets nothing")
+        self._lines.append(f"warning: W&B: {self._why_offline}; nothing is logged to W&B")
         return None
 
     def _init(self, mode: Any) -> Any:
         import wandb
 
-        own = os.environ.get("WANDB_NAME") or self._out.name
-        member = self._membership or Membership(own, "", project())
+        name = os.environ.get("WANDB_NAME") or self._out.name
+        member = self._membership or Membership(name, "", project())
         run = wandb.init(
             id=self.id,
             resume="allow",
@@ -205,35 +207,35 @@ class WandbRun:
         return run
 
     def log(self, chunk: int, report: Report) -> None:
-        """One report; those that W&B has already, from before a run went on, are left out."""
+        """Log one report. Reports that W&B has already, from before a run was resumed, are skipped."""
         self._waiting.append((chunk, {k: v for k, v in report.items() if v is not None}))
         if self._begun.done():
             self._flush()
 
     def _flush(self) -> None:
         run = self._begun.result()
-        for line in self._lines:  # here, for what is printed while the tasks are imported is lost
+        for line in self._lines:  # only now: output printed while tasks are imported is lost
             self._say(line)
         self._lines = []
         try:
             for chunk, report in self._waiting:
                 if run and not self._failed and chunk >= run.step:
                     run.log(report, step=chunk)
-        except Exception as error:  # its own process has ended, for one
+        except Exception as error:  # for example, W&B's process has ended
             self._failed, self._why_offline = True, one_line(error)
-            self._say(f"warning: W&B: {self._why_offline}; it gets no more of this run")
+            self._say(f"warning: W&B: {self._why_offline}; nothing more is logged to W&B")
         self._waiting = []
 
     def close(self, code: int, preempted: bool, summary: Mapping[str, Any], files: Sequence[Path]) -> str:
-        """End the run with exit code ``code``; ``preempted`` runs of a sweep are queued again.
+        """End the run with exit code ``code``; W&B queues ``preempted`` runs of a sweep again.
 
         Returns:
-            what to do for W&B to get the rest, or nothing.
+            a message that says how to send the rest to W&B, or ``""``.
         """
         try:
             run = self._begun.result(timeout=ANSWER_S + FINISH_S)
             self._flush()
-            if run is None:  # which has been said
+            if run is None:  # the warning has been printed
                 return ""
             run.summary.update(summary)
             if not preempted:
@@ -250,11 +252,11 @@ class WandbRun:
             self._why_offline = one_line(error)
         folders = sorted((self._out / "wandb").glob("*run-*"))
         if (self._why_offline or self._config.wandb == "offline") and folders:
-            return f"send it to W&B with: {shlex.join(['wandb', 'sync', str(folders[-1])])}"
+            return f"upload this run to W&B with: {shlex.join(['wandb', 'sync', str(folders[-1])])}"
         return f"warning: W&B: {self._why_offline}" if self._why_offline else ""
 
     def _send(self, run: Any, files: Sequence[Path]) -> None:
-        """The curve as a picture, the film, the policies as an artifact, which a server may refuse."""
+        """Upload the curve as a picture, the film, and the policies as an artifact, which may be refused."""
         import wandb
 
         try:
@@ -269,4 +271,4 @@ class WandbRun:
             run.log_artifact(artifact)
         except Exception as error:
             if not self._closed:
-                self._say(f"warning: W&B: {one_line(error)}; it got no policies")
+                self._say(f"warning: W&B: {one_line(error)}; the policies were not uploaded")

@@ -38,7 +38,7 @@ COLUMNS = {
 
 def measure(axis: str, value: int) -> dict[str, Any]:
     """One point, in this process."""
-    from td3_brax.runs.device import accelerated, platform, prepare_jax
+    from td3_brax.runs.device import on_accelerator, platform, prepare_jax
 
     work = BASE | {axis: value}
     prepare_jax(devices=work["devices"])
@@ -55,7 +55,7 @@ def measure(axis: str, value: int) -> dict[str, Any]:
     options = {"num_envs": envs, "replay_capacity": work["replay"], "devices": devices}
     options |= {"updates_per_env_step": 1 / envs, "report_every": steps * envs, "warmup_env_steps": 0}
     config = resolve(options, platform())
-    program = build.build(config, make_task(config), side_by_side=accelerated())
+    program = build.build(config, make_task(config), side_by_side=on_accelerator())
     members = [dataclasses.replace(config, seed=seed) for seed in range(work["members"])]
     specs = (shards.SPLIT_STATE,), (shards.SPLIT_STATE, shards.REPLICATED)
     init = shards.jit(lambda: build.start(program, members), devices, (), shards.SPLIT_STATE)

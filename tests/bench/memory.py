@@ -12,7 +12,7 @@ from td3_brax.algorithm import build
 from td3_brax.algorithm.shards import split
 from td3_brax.envs.tasks.brax import BraxTask
 from td3_brax.presets import resolve
-from td3_brax.runs.device import accelerated, platform, prepare_jax
+from td3_brax.runs.device import on_accelerator, platform, prepare_jax
 from td3_brax.runs.memory import tree_bytes
 
 MIB = 2**20
@@ -23,7 +23,7 @@ def main() -> None:
     prepare_jax()
     for num_envs in (128, 2048):
         config = resolve({"replay_capacity": 1_000_000, "num_envs": num_envs}, platform())
-        loop = build.build(config, BraxTask("ant"), side_by_side=accelerated())
+        loop = build.build(config, BraxTask("ant"), side_by_side=on_accelerator())
         shapes = jax.eval_shape(build.jit_init(loop, config))
         memory = build.jit_chunk(loop).lower(shapes).compile().memory_analysis()
         shapes = split(loop.shards).share(shapes)

@@ -21,7 +21,7 @@ from td3_brax.commands.bench.parts import STEPS, make_parts, work
 from td3_brax.config import Config
 from td3_brax.envs.task import Task
 from td3_brax.names import BRAX_TASKS
-from td3_brax.runs.device import accelerated
+from td3_brax.runs.device import on_accelerator
 
 Peer = tuple[Callable[[], Any], float]
 """A call, and the number of environment steps or updates that it does."""
@@ -37,7 +37,7 @@ def run(config: Config, task: Task) -> tuple[list[dict[str, Any]], list[str]]:
 
     Return rows with the rates and the ratio of ours to the peer's, and the peers that are left out.
     """
-    side_by_side = accelerated()
+    side_by_side = on_accelerator()
     ours, done, rows = make_parts(config, task, side_by_side), work(config, task), []
     trainers, missing = updaters(config, task)
     for part, unit, peers in (("collect", "steps/s", steppers(config)), ("update", "updates/s", trainers)):

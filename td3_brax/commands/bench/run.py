@@ -12,7 +12,7 @@ from typing import Any
 from td3_brax.cli import guarded, parse_options, train_parser, whole_number
 from td3_brax.option import ConfigError, nearest
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.runs.device import on_devices, platform, prepare_jax
+from td3_brax.runs.device import platform, prepare_jax, resolve_devices
 from td3_brax.runs.versions import machine
 
 TARGETS = ("h100",)
@@ -72,7 +72,7 @@ def job(argv: Sequence[str]) -> int:
     else:
         from td3_brax.commands.bench import timed
 
-        config = on_devices(resolve(explicit, platform()))
+        config = resolve_devices(resolve(explicit, platform()))
         numbers, code = timed.run(config, members, bool(others.get("peers")), others.get("plot")), 0
     if "json" in others:
         written: dict[str, Any] = {"machine": machine(), **numbers}

@@ -12,7 +12,7 @@ from td3_brax.commands.bench.parts import UPDATES, make_members, make_parts, wor
 from td3_brax.config import Config
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
-from td3_brax.runs.device import accelerated
+from td3_brax.runs.device import on_accelerator
 from td3_brax.runs.versions import machine
 
 FACTORS = (0.25, 4)
@@ -31,7 +31,7 @@ def run(config: Config, members: int, peers: bool, plot: str | None) -> Numbers:
         peers: whether to measure other trainers, too, if they are installed.
         plot: file for the figure; None for no figure.
     """
-    task, side_by_side = make_task(config), accelerated()
+    task, side_by_side = make_task(config), on_accelerator()
     print("; ".join(f"{name} {value}" for name, value in machine().items()))
     print(
         f"{config.env} ({config.preset}): {config.num_envs:,} environments, batch {config.batch_size:,}, "

@@ -16,7 +16,7 @@ from td3_brax.envs.registry import make_task
 from td3_brax.envs.task import Task
 from td3_brax.envs.vector import all_finite, select
 from td3_brax.policy import Policy
-from td3_brax.runs.export import policy_of
+from td3_brax.runs.export import make_policy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ def untrained(config: Config, task: Task) -> Policy:
     state = jax.jit(lambda: build.start(build.build(single, task), [single]))()
     first = (state.members.learner.actor_eval, state.members.obs_stats)
     actor, stats = jax.device_get(jax.tree.map(lambda x: x[0], first))
-    return policy_of(single, task, actor, stats, {"env_steps": 0})
+    return make_policy(single, task, actor, stats, {"env_steps": 0})
 
 
 def play(

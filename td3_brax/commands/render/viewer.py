@@ -13,7 +13,7 @@ import numpy as np
 
 from td3_brax.commands.render.episodes import Episode
 from td3_brax.commands.render.scene import Scene, poses, shown_steps
-from td3_brax.runs.files import write_whole
+from td3_brax.runs.files import write_atomically
 
 FPS = 60
 """Frames per second, at most; if there are more steps, some are left out."""
@@ -56,7 +56,7 @@ def write(model: mujoco.MjModel, scene: Scene, episodes: Sequence[Episode], dt: 
     }
     # In a script element only "</" could end the element early.
     text = TEMPLATE.read_text(encoding="utf-8").replace("@TITLE@", html.escape(episodes[-1].label))
-    write_whole(out, text.replace("@DATA@", json.dumps(data).replace("</", "<\\/")).encode())
+    write_atomically(out, text.replace("@DATA@", json.dumps(data).replace("</", "<\\/")).encode())
 
 
 def _base64(values: np.ndarray, kind: str = "<f4") -> str:

@@ -15,7 +15,7 @@ from td3_brax.commands.report.groups import Group
 from td3_brax.commands.report.stats import Curves, curves
 from td3_brax.commands.report.tables import Table
 from td3_brax.option import show
-from td3_brax.runs.files import write_whole
+from td3_brax.runs.files import write_atomically
 from td3_brax.runs.formatting import counted
 
 FILE = "report.html"
@@ -77,10 +77,10 @@ class Page:
         known = {name: table for name, table in candidates.items() if table}
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
         for name, (_, _, picture) in pictures.items():
-            write_whole(out / FOLDER / f"{name}.png", picture)
+            write_atomically(out / FOLDER / f"{name}.png", picture)
         for name, table in known.items():
-            write_whole(out / FOLDER / f"{name}.csv", tables.as_csv(table).encode())
-        write_whole(out / FILE, self._html(pictures, known).encode())
+            write_atomically(out / FOLDER / f"{name}.csv", tables.as_csv(table).encode())
+        write_atomically(out / FILE, self._html(pictures, known).encode())
         return out / FILE
 
     def _pictures(self) -> dict[str, tuple[str, str, bytes]]:

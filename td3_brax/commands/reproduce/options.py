@@ -105,7 +105,7 @@ def parse(argv: Sequence[str]) -> tuple[Request, dict[str, Any]]:
                     why = f"{word} is not one of {', '.join(allowed)}{nearest(word, allowed)}"
                     raise ConfigError(name, others[name], why)
     given |= {n: _number(n, others[n]) for n in ("seeds", "steps", "members") if n in others}
-    if mode := wandb_run.asked():
+    if mode := wandb_run.mode_from_environment():
         explicit = {"wandb": mode} | explicit
     given |= {n: explicit.pop(n) for n in ("preset", "out", "wandb", "devices") if n in explicit}
     request = dataclasses.replace(base, **given)

@@ -14,8 +14,8 @@ from td3_brax.commands.score import score_in_gymnasium
 from td3_brax.config import Config
 from td3_brax.policy import load_policy
 from td3_brax.runs import files
-from td3_brax.runs.device import cores
-from td3_brax.runs.film import film_of
+from td3_brax.runs.device import cpu_cores
+from td3_brax.runs.film import render_film
 from td3_brax.runs.formatting import counted
 from td3_brax.runs.wandb_run import Membership, WandbRun, project
 
@@ -37,7 +37,7 @@ def score(run: Path, config: Config) -> None:
     path = run / "gymnasium.json"
     if path.exists() or not (run / "policy_last.npz").exists():
         return
-    policy, processes = load_policy(run, "last"), min(cores(), EPISODES)
+    policy, processes = load_policy(run, "last"), min(cpu_cores(), EPISODES)
     returns, lengths = score_in_gymnasium(policy, config.env, config, EPISODES, config.seed, processes)
     scored = {
         "return_mean": float(returns.mean()),
@@ -45,7 +45,7 @@ def score(run: Path, config: Config) -> None:
         "length_mean": float(lengths.mean()),
         "episodes": EPISODES,
     }
-    files.write_whole(path, (json.dumps(scored, indent=2) + "\n").encode())
+    files.write_atomically(path, (json.dumps(scored, indent=2) + "\n").encode())
 
 
 def film(out: Path) -> None:
@@ -53,7 +53,7 @@ def film(out: Path) -> None:
     runs = find([str(out)], ignore_unreadable)
     best = max(runs, key=lambda run: max(r["eval/return_mean"] for r in run.evaluations))
     if not any((Path(run.name) / FILM).exists() for run in runs):
-        made, message = film_of(Path(best.name), "--seconds=10")
+        made, message = render_film(Path(best.name), "--seconds=10")
         print_line(f"{'film' if made else 'note: no film'}: {message}")
 
 
@@ -86,4 +86,4 @@ def aggregate(out: Path, name: str, configs: Sequence[Config]) -> None:
     summary = {"eval/return_best": averaged.best[0], "trials": trials}
     if message := run.close(0, False, summary, []):
         print_line(message)
-    files.write_whole(path, (json.dumps({"trials": trials, "wandb_id": run.id}) + "\n").encode())
+    files.write_atomically(path, (json.dumps({"trials": trials, "wandb_id": run.id}) + "\n").encode())

@@ -104,7 +104,7 @@ def write_or_check_plan(out: Path, plan: Plan) -> None:
             raise ConfigError("out", str(out), "is not empty; choose another folder")
         else:
             text = json.dumps(dataclasses.asdict(plan), indent=2) + "\n"
-            files.write_whole(path, text.encode())
+            files.write_atomically(path, text.encode())
     except OSError as error:
         raise ConfigError("out", str(out), f"can't be written ({error.strerror})") from None
     except ValueError as error:
@@ -116,7 +116,7 @@ def write_or_check_plan(out: Path, plan: Plan) -> None:
 def job(argv: Sequence[str]) -> int:
     """Run what is left of the experiments and write their page; return the exit code."""
     request, options = parse(argv)
-    wandb_run.check(request.wandb, print_line, together=True)
+    wandb_run.check_environment(request.wandb, print_line, packed=True)
     with Signals() as signals:
         prepare_jax(bool(options.get("deterministic", False)), request.devices)
         import jax
@@ -125,7 +125,7 @@ def job(argv: Sequence[str]) -> int:
         if request.devices > available:
             raise ConfigError("devices", request.devices, f"only {counted(available, 'device')} available")
         plan = Plan(request.preset, request.steps, request.quick, platform(), options)
-        with folder.claim(request.out, "reproduce") as out:
+        with folder.create_and_lock(request.out, "reproduce") as out:
             requested = list(experiments(request, plan, out))
             write_or_check_plan(out, plan)
             code = 0

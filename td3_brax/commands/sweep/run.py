@@ -19,12 +19,12 @@ from td3_brax.option import ConfigError, show
 from td3_brax.runs import folder, journal
 from td3_brax.runs.device import platform, prepare_jax
 from td3_brax.runs.formatting import command, counted, number
-from td3_brax.runs.jobs import Job, group, places
+from td3_brax.runs.jobs import Job, count_places, group_by_program
 from td3_brax.runs.member import Shared
 from td3_brax.runs.pack import Pack, train_jobs
 from td3_brax.runs.signals import PREEMPTED, TERMINATED, Signals
 from td3_brax.runs.tracking import one_line
-from td3_brax.runs.wandb_run import Membership, asked, check, project
+from td3_brax.runs.wandb_run import Membership, check_environment, mode_from_environment, project
 
 MEMBERS = 16
 """Members that train at once, unless --members says otherwise."""
@@ -56,15 +56,15 @@ def job(argv: Sequence[str]) -> int:
         )
     out = Path(given.resume)
     plan = journal.read_plan(out)
-    check(plan.wandb, _line, together=True)
-    sweep = load(out / journal.FILE, plan.name)
+    check_environment(plan.wandb, _line, packed=True)
+    sweep = load(out / journal.SWEEP_FILE, plan.name)
     if sweep.suggested:
         raise ConfigError(
             "resume",
             str(out),
             "follows W&B's suggestions (bayes or early_terminate), so it can't be resumed; start a new sweep",
         )
-    with folder.hold(out), Signals() as signals:
+    with folder.lock(out), Signals() as signals:
         available = _start_jax(sweep, plan.devices)
         if platform() != plan.platform:
             raise ConfigError("resume", str(out), f"was started on {plan.platform}, but this is {platform()}")
@@ -77,7 +77,7 @@ def _begin(given: argparse.Namespace) -> int:
         raise SweepError("give the FILE of a sweep, or --resume with the folder of one; see --help")
     members, seed = _number("members", given.members, MEMBERS, 1), _number("seed", given.seed, 0, 0)
     devices = _number("devices", given.devices, 0, 1)
-    mode = given.wandb or asked() or "online"
+    mode = given.wandb or mode_from_environment() or "online"
     if mode not in ("online", "offline", "disabled"):
         raise ConfigError("wandb", mode, "must be one of online, offline, disabled")
     sweep = load(Path(given.file))
@@ -85,17 +85,21 @@ def _begin(given: argparse.Namespace) -> int:
         raise sweep.error(
             "method", f"W&B decides which runs start or stop, so it needs --wandb=online, not {mode}"
         )
-    check(mode, _line, together=True)
+    check_environment(mode, _line, packed=True)
     with Signals() as signals:
         available = _start_jax(sweep, devices)
         if devices > available:
             raise ConfigError("devices", devices, f"only {counted(available, 'device')} available")
         if sweep.suggested:
             _check_suggestions(sweep, platform())
-        _announce(sweep, [] if sweep.suggested else group(planned(sweep, seed, platform(), mode)), members)
+        _announce(
+            sweep,
+            [] if sweep.suggested else group_by_program(planned(sweep, seed, platform(), mode)),
+            members,
+        )
         folder_name = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
-        with folder.claim(given.out or "", folder_name) as out:
-            signals.new = out
+        with folder.create_and_lock(given.out or "", folder_name) as out:
+            signals.new_folder = out
             journal.check_new(out)
             registered = register(sweep, _line) if mode == "online" else WandbSweep("", None, project())
             if sweep.suggested and (why := agents.missing()):
@@ -112,7 +116,7 @@ def _begin(given: argparse.Namespace) -> int:
                 registered.entity,
                 registered.project,
             )
-            journal.begin(out, Path(given.file).read_bytes(), plan)
+            journal.write_plan(out, Path(given.file).read_bytes(), plan)
             return _train(sweep, plan, out, plan.devices, signals)
 
 
@@ -139,7 +143,7 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
     ends = shared.journal.ends
     try:
         if sweep.suggested:
-            count = places(sweep.run_cap or plan.members, plan.members, devices)
+            count = count_places(sweep.run_cap or plan.members, plan.members, devices)
             source = Suggestions(sweep, registered, count, plan.platform, plan.wandb)
             try:
                 Pack(shared, source, count, min(devices, count), saves=False).train()
