@@ -40,7 +40,7 @@ def adam_step(params: Params, opt: Any, grads: Params, lr: jax.Array) -> tuple[P
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Return [] whether every element of every leaf is finite."""
+    """Return whether every element of every leaf is finite, as a bool []."""
     return jnp.stack([jnp.isfinite(x).all() for x in jax.tree.leaves(tree)]).all()
 
 
