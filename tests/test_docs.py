@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
 import json
@@ -195,3 +196,25 @@ def test_a_claimed_return_is_a_kept_one_or_says_that_its_files_were_not_kept(pag
             for claim in block.splitlines() if block.startswith("|") else [block]:
                 unknown = set(re.findall(SPREAD, claim)) - shown()
                 assert not unknown or "0.1.0" in claim or "http" in claim, claim
+
+
+def strings_of(path: Path) -> list[str]:
+    """All texts in a file's code, with ``...`` for what is filled in."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.JoinedStr):
+            parts = [part.value if isinstance(part, ast.Constant) else "..." for part in node.values]
+            found.append("".join(map(str, parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            found.append(node.value)
+    return found
+
+
+def test_messages_that_troubleshooting_quotes_are_ones_that_the_program_prints() -> None:
+    headings = re.findall(r"^### (.*\".*)$", (ROOT / "docs" / "troubleshooting.md").read_text(), flags=re.M)
+    quoted = [text for heading in headings for text in re.findall(r'"([^"]+)"', heading)]
+    printed = [text for path in (ROOT / "td3_brax").rglob("*.py") for text in strings_of(path)]
+    assert len(quoted) > 10
+    filled = [text.replace("WANDB_PROJECT", "...") for text in quoted]
+    parts = [part.strip(" ,") for text in filled for part in text.split("...")]
+    assert [part for part in parts if not any(part in text for text in printed)] == []
