@@ -18,7 +18,7 @@ def test_runs_and_its_pole_stands(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     found = "import json; print(json.dumps([max(returns), returns[-1], min(scores), len(scores)]))"
     notebook.cells.append(nbformat.v4.new_code_cell(found))
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=900, resources={"metadata": {"path": str(tmp_path)}}).execute()
     best, last, worst_score, episodes = json.loads(notebook.cells[-1].outputs[0].text)
     assert (best, last) == (FULL_RETURN, FULL_RETURN)
     assert (worst_score, episodes) == (FULL_RETURN, 10)
