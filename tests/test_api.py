@@ -304,6 +304,6 @@ def test_the_example_that_goes_on(
     monkeypatch.setattr(td3_brax, "fit", small)
     runpy.run_module("td3_brax.examples.go_on", run_name="__main__")
     said = capsys.readouterr().out
-    assert "good enough after 256 steps" in said
-    assert f"and then: {td3_brax.Result(out, 0).reports[-1]['eval/return_mean']}" in said
+    assert "good enough after 256 environment steps" in said
+    assert f"greedy return at the end: {td3_brax.Result(out, 0).reports[-1]['eval/return_mean']}" in said
     assert td3_brax.Result(out, 0).reports[-1]["env_steps"] == 512

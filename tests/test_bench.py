@@ -199,6 +199,7 @@ def test_timings_of_all_parts_in_one_run(monkeypatch, capsys):
     monkeypatch.setattr(timed, "make_task", lambda _: Toy(30.0))
     config = Config(env="ant", num_envs=8, batch_size=16, replay_capacity=1024, hidden_sizes=(8, 8))
     monkeypatch.setattr(timed, "REPEATS", 1)
+    monkeypatch.setattr(timed, "FACTORS", (2.0,))
     numbers = timed.run(config, 2, False, None)
     out = capsys.readouterr().out
     for part in ("physics", "collect", "insert", "sample", "update", "chunk"):

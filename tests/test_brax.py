@@ -72,9 +72,9 @@ def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_othe
     ("name", "backend", "physics"),
     [
         ("ant", "mjx", "fast"),
-        ("ant", "mjx", "mjx"),
+        pytest.param("ant", "mjx", "mjx", marks=pytest.mark.slow),
         ("walker2d", "mjx", "fast"),
-        ("reacher", "generalized", "auto"),
+        pytest.param("reacher", "generalized", "auto", marks=pytest.mark.slow),
         ("hopper", "spring", "auto"),
     ],
 )

@@ -65,7 +65,7 @@ def contents(out: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("reports", [0, 1, 3])
+@pytest.mark.parametrize("reports", [0, pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("way", ["same", "--resume", "auto"])
 def test_killed_before_its_first_checkpoint_it_starts_again(
     whole: Path, killed: Callable[[int, Path], None], tmp_path: Path, reports: int, way: str

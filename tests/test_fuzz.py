@@ -19,6 +19,8 @@ from td3_brax.envs.physics.rigid.physics import RigidPhysics
 from td3_brax.envs.physics.rigid.steps import Steps
 
 SEEDS = range(40)
+FIRST = 16
+"""Seeds that every run of the tests has; the others are slow."""
 """More of them: ``python tests/bench/fuzz.py 1000``."""
 
 BALL = """
@@ -82,7 +84,9 @@ CASES: list[tuple[dict[str, str], str]] = [
 ]
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize(
+    "seed", [*SEEDS[:FIRST], *(pytest.param(seed, marks=pytest.mark.slow) for seed in SEEDS[FIRST:])]
+)
 def test_a_random_model_is_right_or_refused(seed: int) -> None:
     if verdict := fuzz.of_seed(seed):
         off = verdict.error * fuzz.CLOSE

@@ -56,12 +56,16 @@ def test_a_step_is_gymnasiums(name: str) -> None:
     compare(task_of(name), visited(name, STATES))
 
 
-@pytest.mark.parametrize("name", ["Ant-v5", "HalfCheetah-v5", "InvertedDoublePendulum-v5"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("Ant-v5", marks=pytest.mark.slow), "HalfCheetah-v5", "InvertedDoublePendulum-v5"]
+)
 def test_so_is_one_on_mjx(name: str) -> None:
     compare(make(name, {}, "mjx"), visited(name, 200))
 
 
-@pytest.mark.parametrize("name", ["Ant-v4", "InvertedDoublePendulum-v4", "Reacher-v4"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("Ant-v4", marks=pytest.mark.slow), "InvertedDoublePendulum-v4", "Reacher-v4"]
+)
 def test_so_is_one_of_version_4_where_it_differs(name: str) -> None:
     compare(task_of(name), visited(name, 200))
 

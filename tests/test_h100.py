@@ -132,6 +132,7 @@ def test_a_gpu_that_is_too_old_for_the_kernel_goes_without(monkeypatch: pytest.M
     assert counts.operations > 100
 
 
+@pytest.mark.slow
 def test_chunk_on_the_cpu(chunk: Chunk) -> None:
     compiled = jax.jit(chunk.loop.train_chunk, donate_argnums=0).lower(chunk.state).compile()
     counts = aot.count(compiled)
@@ -166,7 +167,12 @@ def test_four_gpus_reduce_once_per_update() -> None:
 
 @pytest.mark.parametrize(
     ("preset", "num_envs", "report_every"),
-    [("paper", 1, 64), ("paper", 25, 1000), ("author", 1, 64), ("quick", 4096, 16_384)],
+    [
+        ("paper", 25, 1000),
+        ("quick", 4096, 16_384),
+        pytest.param("paper", 1, 64, marks=pytest.mark.slow),
+        pytest.param("author", 1, 64, marks=pytest.mark.slow),
+    ],
 )
 def test_an_update_is_at_most_35_operations(preset: str, num_envs: int, report_every: int) -> None:
     """Of the critics, with its share of the actor's, what draws its batch and looks at its gradients."""
