@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from td3_brax.commands.report import figures, paper, tables
 from td3_brax.commands.report.algorithms import DDPG_DIFFERS
@@ -21,22 +23,7 @@ from td3_brax.runs.formatting import counted
 FILE = "report.html"
 FOLDER = "report"
 FILM = "film.mp4"
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-img, video { max-width: 100%; background: white; }
-figure { margin: 0.6rem 0; }
-table { border-collapse: collapse; font-size: 0.9rem; margin: 0.6rem 0; }
-th, td { padding: 0.25rem 0.5rem; text-align: right; border-bottom: 1px solid #8884; vertical-align: top; }
-td { white-space: nowrap; }
-.name { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 8rem; }
-.name span { white-space: nowrap; }
-div.wide { overflow-x: auto; }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #8881; padding: 0.6rem; }
-details { overflow-wrap: anywhere; }
-p.note { border-left: 3px solid #D55E00; padding-left: 0.8rem; }
-"""
+TEMPLATE = "page.html.jinja"
 
 
 class Page:
@@ -76,123 +63,70 @@ class Page:
         }
         known = {name: table for name, table in candidates.items() if table}
         (out / FOLDER).mkdir(parents=True, exist_ok=True)
-        for name, (_, _, picture) in pictures.items():
+        for name, picture in pictures.items():
             write_atomically(out / FOLDER / f"{name}.png", picture)
         for name, table in known.items():
             write_atomically(out / FOLDER / f"{name}.csv", tables.as_csv(table).encode())
         write_atomically(out / FILE, self._html(pictures, known).encode())
         return out / FILE
 
-    def _pictures(self) -> dict[str, tuple[str, str, bytes]]:
-        """Draw the figures; return (heading, description, PNG) by name."""
-        pictures = {}
-        if self.drawn:
-            published = any(paper.family(env) for env in self.drawn)
-            dashed = (
-                " The dashed line is the mean of the authors' ten published curves, on the v1 tasks."
-                * published
-            )
-            pictures["learning"] = (
-                "Learning curves",
-                f"Mean greedy return over trials; the band is half a standard deviation.{dashed}",
-                figures.learning(self.drawn),
-            )
-            pictures["robust"] = (
-                "Interquartile mean",
-                "Mean of the middle half of the trials, with its 95% interval (percentile bootstrap, 2,000 "
-                "resamples).",
-                figures.robust(self.drawn),
-            )
-            pictures["trials"] = ("Every trial", "One line per run.", figures.trials(self.drawn))
-            if compared := figures.overestimation(self.drawn):
-                pictures["overestimation"] = (
-                    "Overestimation: the critic's value and the true return",
-                    "The first critic's value of the greedy policy's actions, and the discounted return that "
-                    "followed them. Both are means over the states in the first half of the evaluation "
-                    "episodes.",
-                    compared,
-                )
-        return pictures
+    def _pictures(self) -> dict[str, bytes]:
+        """Draw the figures; return their PNG files by name."""
+        if not self.drawn:
+            return {}
+        drawn = {
+            "learning": figures.learning(self.drawn),
+            "robust": figures.robust(self.drawn),
+            "trials": figures.trials(self.drawn),
+            "overestimation": figures.overestimation(self.drawn),
+        }
+        return {name: picture for name, picture in drawn.items() if picture}
 
-    def _html(self, pictures: Mapping[str, tuple[str, str, bytes]], known: Mapping[str, Table]) -> str:
-        parts = [f"<h1>{html.escape(self.title)}</h1>"]
-        parts += [f'<p class="note">{html.escape(note)}</p>' for note in self.notes]
-
-        def picture(name: str) -> None:
-            if name in pictures:
-                heading, what, png = pictures[name]
-                data = base64.b64encode(png).decode()
-                parts.append(f"<h2>{html.escape(heading)}</h2><p>{html.escape(what)}</p>")
-                parts.append(f'<img alt="{html.escape(heading)}" src="data:image/png;base64,{data}">')
-
-        def table(name: str, heading: str, what: str) -> None:
-            if name in known:
-                parts.append(f"<h2>{html.escape(heading)}</h2><p>{what}</p>{tables.as_html(known[name])}")
-
-        picture("learning")
-        table(
-            "best",
-            "Max average return",
-            "The highest point of the mean learning curve, ± one standard deviation over trials at that step"
-            + f", as in table 1 of {html.escape(paper.SOURCE)}" * self.reproduced
-            + ".",
+    def _html(self, pictures: Mapping[str, bytes], known: Mapping[str, Table]) -> str:
+        environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            keep_trailing_newline=True,
         )
-        parts += self._other_results()
-        if self.reproduced:
-            parts += self._differences()
-        table(
-            "last",
-            "Ablations" if self.ablations else "Average of the last evaluations",
-            "Average return of each trial's last ten evaluations (or of all, if there are fewer), ± one "
-            "standard deviation over trials."
-            + " The published values are the paper's table 2."
-            * self.reproduced
-            + " “- DP” is without delayed policy updates, “- TPS” without target policy smoothing, “- CDQ” "
-            "without clipped double Q-learning. AHE is the paper's architecture, hyper-parameters and "
-            "exploration without all three." * self.ablations,
-        )
-        picture("overestimation")
-        picture("robust")
-        picture("trials")
-        parts += self._films()
-        table(
-            "speed",
-            "Steps and time to a return",
-            "Median over trials, at the first evaluation that reaches the return.",
-        )
-        table("runs", "Runs", "")
-        parts += self._provenance()
-        body = "\n".join(parts)
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-            f"<title>{html.escape(self.title)}</title>"
-            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head>\n'
-            f"<body>\n{body}\n</body></html>\n"
+        return environment.get_template(TEMPLATE).render(
+            zip=zip,
+            title=self.title,
+            notes=self.notes,
+            pictures={name: _base64(picture) for name, picture in pictures.items()},
+            tables={name: table.filled for name, table in known.items()},
+            published=any(paper.family(env) for env in self.drawn),
+            reproduced=self.reproduced,
+            ablations=self.ablations,
+            source=paper.SOURCE,
+            others=self._other_results(),
+            differences=self._differences() if self.reproduced else [],
+            films=self._films(),
+            **self._provenance(),
         )
 
-    def _films(self) -> list[str]:
-        """Embed the film of each group's best run, among its runs that have a film."""
-        parts = []
+    def _films(self) -> list[tuple[str, str]]:
+        """Return (label, film) of each group's best run, among its runs that have a film."""
+        films = []
         for group in self.all_groups:
             filmed = [run for run in group.runs if (Path(run.name) / FILM).is_file()]
             if filmed:
                 run = max(filmed, key=lambda run: max(r["eval/return_mean"] for r in run.evaluations))
-                data = base64.b64encode((Path(run.name) / FILM).read_bytes()).decode()
-                what = html.escape(f"{group.env}, {group.label}: {run.name}")
-                parts.append(
-                    f'<figure><video controls loop muted src="data:video/mp4;base64,{data}"></video>'
-                )
-                parts.append(f"<figcaption>{what}</figcaption></figure>")
-        return ["<h2>Films</h2>", *parts] if parts else []
+                film = _base64((Path(run.name) / FILM).read_bytes())
+                films.append((f"{group.env}, {group.label}: {run.name}", film))
+        return films
 
     def _other_results(self) -> list[str]:
         """List results that others published."""
-        results = [
-            f"{html.escape(who)} on {task}: {html.escape(what)}"
-            for task in {paper.family(env) for env in self.drawn} & {*paper.OTHERS}
-            for who, what in paper.OTHERS[str(task)]
+        drawn = {paper.family(env) for env in self.drawn}
+        return [
+            f"{who} on {task}: {what}"
+            for task, results in paper.OTHERS.items()
+            if task in drawn
+            for who, what in results
         ]
-        return [f"<p>Other results after a million steps: {'; '.join(results)}.</p>"] if results else []
 
     def _differences(self) -> list[str]:
         """List what differs from the paper."""
@@ -230,27 +164,26 @@ class Page:
             )
         if any(group.algorithm == "ddpg" for group, _ in groups):
             lines.append(DDPG_DIFFERS)
-        items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-        return [f"<h2>What differs from the paper</h2><ul>{items}</ul>"]
+        return lines
 
-    def _provenance(self) -> list[str]:
-        """List the commands, machines and options that made the runs."""
-        parts = ["<h2>How the runs were made</h2>"]
-        runs = [run for group in self.all_groups for run in group.runs]
-        about = [entry for run in runs for entry in run.about]
+    def _provenance(self) -> dict[str, list[Any]]:
+        """Return the commands, the machines, and (label, options) of the groups that made the runs."""
+        about = [entry for group in self.all_groups for run in group.runs for entry in run.about]
         commands = [self.command] if self.command else list(dict.fromkeys(str(a["command"]) for a in about))
-        if commands:
-            parts.append("<pre>" + html.escape("\n".join(commands)) + "</pre>")
-        machines = list(dict.fromkeys(json.dumps(a["versions"]) for a in about))
-        for machine in machines:
-            text = ", ".join(f"{name} {value}" for name, value in json.loads(machine).items())
-            parts.append(f"<p>{html.escape(text)}</p>")
+        machines = [
+            ", ".join(f"{name} {value}" for name, value in json.loads(machine).items())
+            for machine in dict.fromkeys(json.dumps(a["versions"]) for a in about)
+        ]
+        groups = []
         for group in self.all_groups:
             options = {k: v for k, v in group.runs[0].config.items() if k not in ("seed", "out", "wandb")}
             text = shlex.join(f"--{name}={show(value)}" for name, value in options.items() if value != "")
-            summary = html.escape(f"{group.env}, {group.label}: options")
-            parts.append(f"<details><summary>{summary}</summary><pre>{html.escape(text)}</pre></details>")
-        return parts
+            groups.append((f"{group.env}, {group.label}", text))
+        return {"commands": commands, "machines": machines, "groups": groups}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _uneven_note(group: Group) -> str:

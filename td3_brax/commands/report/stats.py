@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import bootstrap, trim_mean
 
 from td3_brax.commands.report.groups import Group
 from td3_brax.commands.report.runs import Run
 
 RESAMPLES = 2000
 """Bootstrap resamples."""
+BATCH = 100
+"""Bootstrap resamples that are in memory at a time."""
 TRIM = 0.25
 """Share of the trials that an interquartile mean leaves out at each end."""
 LAST = 10
@@ -69,10 +72,9 @@ def curves(group: Group) -> Curves | None:
     return Curves(np.array(shared), *map(column, ("eval/return_mean", "eval/q_mean", "eval/q_true")))
 
 
-def iqm(values: np.ndarray) -> np.ndarray:
-    """Return the interquartile mean of [S, ...] over the first axis: the mean of the middle half."""
-    cut = int(TRIM * len(values))
-    return np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
+def iqm(values: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Return the interquartile mean of ``values`` over an axis: the mean of the middle half."""
+    return trim_mean(values, TRIM, axis=axis)
 
 
 def interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,11 +82,11 @@ def interval(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     It is a percentile bootstrap over trials (Agarwal et al. 2021, arXiv 2108.13264) with a fixed seed.
     """
-    trials = len(returns)
-    drawn = np.random.default_rng(0).integers(trials, size=(RESAMPLES, trials))
-    means = np.stack([iqm(returns[rows]) for rows in drawn])
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    return low, high
+    if len(returns) == 1:  # SciPy refuses a single trial
+        return returns[0], returns[0]
+    return bootstrap(
+        (returns,), iqm, n_resamples=RESAMPLES, batch=BATCH, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
 
 
 def goals(group: Group, paper: float | None) -> list[float]:

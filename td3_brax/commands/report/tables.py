@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +17,6 @@ from td3_brax.runs import formatting
 from td3_brax.runs.tracking import duration
 
 Row = Sequence[str]
-NAME_COLUMNS = ("run", "task", "experiment")
-"""Columns that hold names; their cells may wrap."""
-UNBROKEN_LETTERS = 32
-"""Words of at most this many letters are not broken in those columns."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +25,12 @@ class Table:
 
     head: Row
     rows: Sequence[Row]
+
+    @property
+    def filled(self) -> Table:
+        """The same table without empty columns."""
+        kept = [i for i in range(len(self.head)) if any(row[i] for row in self.rows)]
+        return Table([self.head[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
 
 
 def number(value: float | None) -> str:
@@ -179,21 +180,3 @@ def as_csv(table: Table) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([table.head, *table.rows])
     return text.getvalue()
-
-
-def as_html(table: Table) -> str:
-    """Format a table as HTML, without empty columns; cells with names may wrap, numbers do not."""
-    filled = [i for i in range(len(table.head)) if any(row[i] for row in table.rows)]
-
-    def cells(row: Row, kind: str) -> Iterable[str]:
-        for i in filled:
-            text = html.escape(row[i])
-            if table.head[i] in NAME_COLUMNS:
-                kept = (f"<span>{w}</span>" if len(w) <= UNBROKEN_LETTERS else w for w in text.split(" "))
-                yield f'<{kind} class="name">{" ".join(kept)}</{kind}>'
-            else:
-                yield f"<{kind}>{text}</{kind}>"
-
-    head = "".join(cells(table.head, "th"))
-    rows = "".join(f"<tr>{''.join(cells(row, 'td'))}</tr>" for row in table.rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{rows}</table></div>'
