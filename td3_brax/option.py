@@ -91,7 +91,7 @@ def check_field(field: dataclasses.Field[Any], value: Any) -> None:
     matches = any(pattern.fullmatch(str(value)) for pattern in meta["patterns"].values())
     names = allowed_names(field)
     if names and value not in meta["choices"] and not matches:
-        allowed = f"must be one of {', '.join(names)}{nearest(str(value), names)}"
+        allowed = f"is not known{nearest(str(value), names)}; must be one of {', '.join(names)}"
         raise ConfigError(field.name, value, allowed)
     numbers = value if isinstance(value, tuple) else (value,)
     if field.name == "hidden_sizes" and not numbers:

@@ -368,4 +368,4 @@ def test_wrong_options(
 
 def test_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run.main([str(tmp_path)]) == 2
-    assert "config.json" in capsys.readouterr().err
+    assert "this folder contains no run (no config.json)" in capsys.readouterr().err

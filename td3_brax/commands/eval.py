@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -22,8 +23,10 @@ def load(run: str, which: str) -> tuple[Config, Policy]:
 
     Raises:
         ConfigError: the options can't be read.
-        PolicyError: the policy can't be read, or it was trained on another task.
+        PolicyError: the folder contains no run, the policy can't be read, or it was trained on another task.
     """
+    if not Path(run, "config.json").is_file():
+        raise PolicyError(f"{run}: this folder contains no run (no config.json)")
     config = resolve(load_config(f"{run}/config.json"), "cpu")
     policy = load_policy(run, which)
     if policy.env != config.env:

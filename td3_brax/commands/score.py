@@ -93,8 +93,10 @@ def job(argv: Sequence[str]) -> int:
         config, policy = load(args.run, args.which)
         gym = args.gym or config.env
         if gym not in GYMNASIUM_TASKS:
+            if not args.gym:
+                raise PolicyError(f"{args.run}: its task, {gym}, {_not_in_gymnasium(gym)}")
             allowed = f"must be one of {', '.join(GYMNASIUM_TASKS)}{nearest(gym, GYMNASIUM_TASKS)}"
-            raise ConfigError("gym", gym, allowed if args.gym else _not_in_gymnasium(gym))
+            raise ConfigError("gym", gym, allowed)
         env = make(gym, config)
         sizes = env.observation_space.shape, env.action_space.shape
         env.close()

@@ -132,8 +132,10 @@ def job(argv: Sequence[str]) -> int:
             for i, experiment in enumerate(requested, 1):
                 steps = make_schedule(experiment.jobs[0].config).total_env_steps
                 trials = counted(len(experiment.jobs), "trial")
+                rounded = f", {plan.steps:,} rounded up" * (steps != plan.steps)
                 print_line(
-                    f"{experiment.name}: {trials} of {steps:,} environment steps ({i} of {len(requested)})"
+                    f"{experiment.name}: {trials} of {steps:,} environment steps{rounded} "
+                    f"({i} of {len(requested)})"
                 )
                 code |= _train(experiment, request, signals)
                 if signals.code:

@@ -157,6 +157,7 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
         if plan.members == 1:
             raise
         raise SweepError(f"{error}; or lower --members={plan.members} to train fewer at once") from None
+    _line(f"saved in {out}:")
     print(summary(sweep, jobs, ends), flush=True)
     if sweep.suggested and (ended := source.agents.error):
         fail(f"W&B suggests no more runs: {one_line(ended)}")
