@@ -471,7 +471,7 @@ def test_a_lost_journal_trains_nobody_anew(
     log = out / "002" / "metrics.jsonl"
     log.write_bytes(b"".join(log.read_bytes().splitlines(keepends=True)[:-1]))
     before, lost = contents(out), journal.Journal(out)
-    assert [lost.look(number, "eval/return_best", False) for number in (1, 2, 3)] == [True] * 3
+    assert [lost.reconcile(number, "eval/return_best", False) for number in (1, 2, 3)] == [True] * 3
     assert set(lost.ends) == {1, 3}
     assert {name.replace("002-before-1", "002"): text for name, text in contents(out).items()} == before
     assert not (out / "002").exists()
@@ -484,7 +484,7 @@ def test_a_member_that_diverged_has_ended_by_its_own_folder(tmp_path: Path) -> N
     last = {"env_steps": 128, "wall_s": 1.0, "update/skipped": 3}
     (out / "metrics.jsonl").write_text(json.dumps(last) + "\n")
     lost = journal.Journal(tmp_path)
-    assert lost.look(1, "eval/return_best", False)
+    assert lost.reconcile(1, "eval/return_best", False)
     assert (lost.ends[1].end, lost.ends[1].code) == ("diverged", 1)
 
 
