@@ -95,7 +95,7 @@ def test_two_hosts_train_the_run_of_two_devices_bit_for_bit(whole: Path, tmp_pat
     assert len(json.loads((out / "about.json").read_text())) == 2
 
 
-@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_lost_host_ends_the_run_which_goes_on_elsewhere(whole: Path, tmp_path: Path, lost: int) -> None:
     """Killed; the other ends soon, with a line, and one process goes on from what was saved."""
     out = tmp_path / "run"

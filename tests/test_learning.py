@@ -58,13 +58,14 @@ def learn(seed: int) -> tuple[float, float]:
     return float(np.mean(score(member))), float(metrics.update.q_mean[0])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_pole_is_balanced_and_its_value_is_known(seed):
     value, q = learn(seed)
     assert value > 45
     assert 0.75 * HORIZON < q < 1.1 * HORIZON
 
 
+@pytest.mark.slow
 def test_bootstrapping_after_a_fall_does_not_learn(monkeypatch):
     right = TD3.targets
     monkeypatch.setattr(
@@ -74,6 +75,7 @@ def test_bootstrapping_after_a_fall_does_not_learn(monkeypatch):
     assert value < 30
 
 
+@pytest.mark.slow
 def test_taking_a_time_limit_for_a_fall_does_not_know_the_value(monkeypatch):
     right = VectorEnv.step
 

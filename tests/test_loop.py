@@ -86,7 +86,14 @@ def test_one_chunk_twice_traces_once():
 
 
 @pytest.mark.parametrize(
-    ("num_envs", "ratio", "delay"), [(4, 0.5, 2), (1, 1.0, 2), (1, 0.25, 3), (4, 0.375, 2), (2, 3.0, 4)]
+    ("num_envs", "ratio", "delay"),
+    [
+        (4, 0.5, 2),
+        (1, 0.25, 3),
+        (4, 0.375, 2),
+        pytest.param(1, 1.0, 2, marks=pytest.mark.slow),
+        pytest.param(2, 3.0, 4, marks=pytest.mark.slow),
+    ],
 )
 def test_update_ratio_holds_for_any_number_of_environments(num_envs, ratio, delay):
     chunk, state, loop = start(
@@ -106,7 +113,13 @@ def test_update_ratio_holds_for_any_number_of_environments(num_envs, ratio, dela
 
 @pytest.mark.parametrize(
     ("num_envs", "ratio", "delay", "turns"),
-    [(1, 1.0, 2, (2,)), (4, 0.5, 4, (2,)), (1, 3.0, 4, (2, 1, 1)), (2, 0.25, 3, (3,)), (2, 0.5, 1, (1,))],
+    [
+        (1, 1.0, 2, (2,)),
+        (4, 0.5, 4, (2,)),
+        (2, 0.25, 3, (3,)),
+        (2, 0.5, 1, (1,)),
+        pytest.param(1, 3.0, 4, (2, 1, 1), marks=pytest.mark.slow),
+    ],
 )
 def test_steps_and_updates_are_those_of_the_paper_s_order(monkeypatch, num_envs, ratio, delay, turns):
     """Some steps are made before updates that come first, but no step or update can tell.
@@ -279,7 +292,10 @@ def test_every_state_buffer_is_donated_and_aliased(num_atoms):
     assert memory.alias_size_in_bytes == tree_bytes(state)
 
 
-@pytest.mark.parametrize(("num_envs", "ratio", "delay"), [(4, 0.5, 2), (1, 1.0, 1), (1, 1.0, 4), (1, 3.0, 2)])
+@pytest.mark.parametrize(
+    ("num_envs", "ratio", "delay"),
+    [(4, 0.5, 2), (1, 1.0, 1), (1, 1.0, 4), pytest.param(1, 3.0, 2, marks=pytest.mark.slow)],
+)
 def test_the_replay_is_never_copied(num_envs, ratio, delay):
     """What a block's last update reads is read before the next step is written, though no step needs it."""
     changes = {"num_envs": num_envs, "updates_per_env_step": ratio, "policy_delay": delay}

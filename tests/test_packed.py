@@ -426,7 +426,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-@pytest.mark.parametrize("numbers", [(signal.SIGKILL, signal.SIGTERM), (signal.SIGINT, signal.SIGKILL)])
+@pytest.mark.parametrize(
+    "numbers",
+    [(signal.SIGKILL, signal.SIGTERM), pytest.param((signal.SIGINT, signal.SIGKILL), marks=pytest.mark.slow)],
+)
 def test_a_sweep_that_is_stopped_goes_on_bit_for_bit(
     whole: Path, tmp_path: Path, numbers: tuple[int, int]
 ) -> None:

@@ -30,7 +30,11 @@ def said(printed: str, part: str) -> float:
     return float(found.group(1))
 
 
-@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+@pytest.mark.parametrize(
+    "changes",
+    [CONFIGS["one device"], pytest.param(CONFIGS["four devices"], marks=pytest.mark.slow)],
+    ids=CONFIGS.keys(),
+)
 def test_the_plan_is_what_the_run_holds(
     changes: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

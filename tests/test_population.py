@@ -41,7 +41,7 @@ def test_every_option_that_varies_is_data_of_the_program() -> None:
     assert one.shape != dataclasses.replace(one, batch_size=one.batch_size * 2).shape
 
 
-@pytest.mark.parametrize("side_by_side", [True, False])
+@pytest.mark.parametrize("side_by_side", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_members_are_what_they_would_be_alone(side_by_side: bool) -> None:
     """Four members: a vector step and 52 updates of each, in x64 to 1e-9."""
     with jax.enable_x64(True):
@@ -96,7 +96,7 @@ def test_a_step_of_ant_is_what_it_would_be_alone() -> None:
             np.testing.assert_allclose(obs[m], alone_obs[0], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_freed_place_takes_a_new_member(devices: int) -> None:
     """It is as if it had been there from the start; the others notice nothing; nothing is compiled again."""
     layout = shards.spread(devices)
@@ -139,7 +139,7 @@ def test_a_freed_place_takes_a_new_member(devices: int) -> None:
     np.testing.assert_array_equal(state.replay.rows[newest % ring, 1], fresh.replay.rows[:256, 1])
 
 
-@pytest.mark.parametrize("side_by_side", [True, False])
+@pytest.mark.parametrize("side_by_side", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_members_over_devices_are_members_on_one(side_by_side: bool) -> None:
     """Whole members on two devices, with nothing between them; a chunk, in x64 to 1e-9."""
     with jax.enable_x64(True):

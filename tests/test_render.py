@@ -54,7 +54,7 @@ def policy(config: Config, seed: int = 0) -> Policy:
     "config",
     [
         POLE,
-        Config(env="ant", backend="spring", hidden_sizes=(8,)),
+        pytest.param(Config(env="ant", backend="spring", hidden_sizes=(8,)), marks=pytest.mark.slow),
         Config(env="InvertedPendulum-v4", hidden_sizes=(8,)),
     ],
     ids=lambda config: config.env,

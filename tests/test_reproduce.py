@@ -116,6 +116,7 @@ def test_trials_together_are_one_more_run_on_wandb(whole: tuple[Path, str]) -> N
         assert line["eval/return_iqm_high"] == pytest.approx(float(row["iqm_high"]), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_stopped_three_times_it_makes_the_same_page(whole: tuple[Path, str], tmp_path: Path) -> None:
     """In the first part, by kill -9; there again, by SIGTERM; and in the second, by Ctrl-C."""
     out = tmp_path / "out"

@@ -65,7 +65,9 @@ def lines(out: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(whole: Path, tmp_path: Path, number: int) -> None:
     """Stopped twice at random places, by the same command that then goes on."""
     out, rng = tmp_path / "run", random.Random(int(number))

@@ -196,7 +196,9 @@ def test_members_and_environments_are_taken_together() -> None:
     assert flat[1].cfrc_ext.shape == (12, model.nbody, 6)
 
 
-@pytest.mark.parametrize("name", ["pogo", "twins", "InvertedPendulum-v5", "Hopper-v5"])
+@pytest.mark.parametrize(
+    "name", ["pogo", "twins", "InvertedPendulum-v5", pytest.param("Hopper-v5", marks=pytest.mark.slow)]
+)
 def test_a_kernels_steps_are_the_same(name: str) -> None:
     """As arithmetic: what a GPU's own functions round differently is not to be seen here."""
     if name in GYMNASIUM_TASKS:

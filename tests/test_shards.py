@@ -52,7 +52,7 @@ def apart(state, count):
     return jax.tree.map(part, shards.SPLIT_STATE, state, is_leaf=shards.is_spec), axes
 
 
-@pytest.mark.parametrize(("count", "num_atoms"), [(2, 1), (4, 21)])
+@pytest.mark.parametrize(("count", "num_atoms"), [(2, 1), pytest.param(4, 21, marks=pytest.mark.slow)])
 def test_shards_on_devices_are_shards_on_one_device(count, num_atoms):
     """Eight vector steps and 32 updates, in x64 to 1e-9."""
     with jax.enable_x64(True):
