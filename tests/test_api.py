@@ -68,6 +68,7 @@ def test_numpys_numbers_and_a_jax_of_64_bits_change_nothing(whole: td3_brax.Resu
     assert untimed(run) == untimed(whole)
 
 
+@pytest.mark.slow
 def test_nor_do_an_environment_of_64_bits_and_an_output_without_the_folders_letters(
     whole: td3_brax.Result, tmp_path: Path
 ) -> None:
@@ -182,6 +183,7 @@ def test_bad_options_are_one_line_and_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_preset_takes_the_one_device_of_a_jax_that_has_started(tmp_path: Path) -> None:
     """In a notebook JAX may have been used before."""
     program = (

@@ -195,18 +195,20 @@ def test_bad_input_is_one_line_and_code_2(argv, said, capsys, monkeypatch):
     assert error.count("\n") == 1
 
 
-def test_timings_of_all_parts_in_one_run(monkeypatch, capsys):
+@pytest.mark.parametrize("factors", [(), pytest.param((2.0,), marks=pytest.mark.slow)])
+def test_timings_of_all_parts_in_one_run(monkeypatch, capsys, factors):
     monkeypatch.setattr(timed, "make_task", lambda _: Toy(30.0))
     config = Config(env="ant", num_envs=8, batch_size=16, replay_capacity=1024, hidden_sizes=(8, 8))
     monkeypatch.setattr(timed, "REPEATS", 1)
-    monkeypatch.setattr(timed, "FACTORS", (2.0,))
+    monkeypatch.setattr(timed, "FACTORS", factors)
     numbers = timed.run(config, 2, False, None)
     out = capsys.readouterr().out
     for part in ("physics", "collect", "insert", "sample", "update", "chunk"):
         assert part in out
     assert {row["part"] for row in numbers["parts"]} >= {"physics", "update", "chunk"}
     assert json.loads(json.dumps(numbers))["over"] == numbers["over"]
-    assert {point["of"] for point in numbers["over"]} == {"num_envs", "batch_size", "members"}
+    sized = {"num_envs", "batch_size"} if factors else set()
+    assert {point["of"] for point in numbers["over"]} == {"members"} | sized
 
 
 def test_peers_that_are_not_there_are_named(monkeypatch):

@@ -75,7 +75,7 @@ def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_othe
         pytest.param("ant", "mjx", "mjx", marks=pytest.mark.slow),
         ("walker2d", "mjx", "fast"),
         pytest.param("reacher", "generalized", "auto", marks=pytest.mark.slow),
-        ("hopper", "spring", "auto"),
+        pytest.param("hopper", "spring", "auto", marks=pytest.mark.slow),
     ],
 )
 def test_steps_equal_brax_itself(name, backend, physics):

@@ -76,6 +76,7 @@ def test_what_is_shown_is_what_evaluation_plays(config: Config) -> None:
     assert first.qpos.shape[1] == task.model.nq
 
 
+@pytest.mark.slow
 def test_positions_are_the_observations_own() -> None:
     """Ant observes its positions but for x and y."""
     for config in (Config(env="ant", backend="mjx"), Config(env="Ant-v5")):

@@ -148,6 +148,7 @@ def robot(name: str) -> mujoco.MjModel:
     return model_of(BraxTask("ant", physics="mjx")._env)
 
 
+@pytest.mark.slow
 def test_a_step_of_the_ant_is_mjxs() -> None:
     """To float32's rounding: the largest accelerations are some thousands."""
     model = robot("ant")
