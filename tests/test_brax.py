@@ -73,7 +73,7 @@ def test_factors_and_solves_on_as_many_devices_as_cores_never_wait_for_each_othe
     [
         ("ant", "mjx", "fast"),
         pytest.param("ant", "mjx", "mjx", marks=pytest.mark.slow),
-        ("walker2d", "mjx", "fast"),
+        pytest.param("walker2d", "mjx", "fast", marks=pytest.mark.slow),
         pytest.param("reacher", "generalized", "auto", marks=pytest.mark.slow),
         pytest.param("hopper", "spring", "auto", marks=pytest.mark.slow),
     ],

@@ -152,6 +152,7 @@ def test_a_step_has_no_loop_of_unknown_length(name: str) -> None:
     assert "scan" in _primitives(step.jaxpr, set())
 
 
+@pytest.mark.slow
 def test_the_ant_stands() -> None:
     """With too few contacts it would sink through the floor."""
     task = task_of("Ant-v5")
