@@ -232,6 +232,7 @@ def test_an_own_task_takes_under_60_lines() -> None:
     assert len(lines) < 60
 
 
+@pytest.mark.slow
 def test_an_own_task_trains_and_is_looked_at(tmp_path: Path) -> None:
     sizes = {"num_envs": 8, "batch_size": 16, "hidden_sizes": [16], "replay_capacity": 1000, "devices": 1}
     spans = {"total_env_steps": 512, "report_every": 256, "eval_every": 256, "warmup_env_steps": 64}

@@ -73,6 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_two_hosts_train_the_run_of_two_devices_bit_for_bit(whole: Path, tmp_path: Path) -> None:
     """One of them is told to stop, both do after the same chunk, and both go on; files are written once."""
     out = tmp_path / "run"

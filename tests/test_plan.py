@@ -80,6 +80,7 @@ def test_what_does_not_fit_is_said_with_the_largest_replay_that_does(
     assert plan.main([*OPTIONS, f"--replay_capacity={most.group(1)}"]) == 0
 
 
+@pytest.mark.slow
 def test_for_a_gpu_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["--env=inverted_pendulum", "--backend=spring", "--num_envs=64", "--batch_size=64"]
     assert plan.main([*small, "--hidden_sizes=[32,32]", "--gpu=h100"]) == 0
