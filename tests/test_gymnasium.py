@@ -74,6 +74,7 @@ def test_so_is_one_of_version_4_where_it_differs(name: str) -> None:
     compare(task_of(name), visited(name, 200))
 
 
+@pytest.mark.slow
 def test_ants_arguments_are_gymnasiums() -> None:
     args: dict[str, Any] = {
         "frame_skip": 2,

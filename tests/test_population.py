@@ -76,6 +76,7 @@ def test_members_are_what_they_would_be_alone(side_by_side: bool) -> None:
             np.testing.assert_allclose(together.replay.rows[:, m], alone.replay.rows[:, 0], atol=1e-9, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_step_of_ant_is_what_it_would_be_alone() -> None:
     """Real physics, in float32 to 1e-5, side by side and one after another."""
     small = SMALL | {"env": "ant", "num_envs": 4, "replay_capacity": 64}
