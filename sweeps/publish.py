@@ -79,7 +79,7 @@ def measured(groups: Iterable[Group]) -> list[Measured]:
 
 
 def each(values: Iterable[str]) -> str:
-    """What differs, once."""
+    """Join the different values, each once, in their order."""
     return "; ".join(dict.fromkeys(values))
 
 

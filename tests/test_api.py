@@ -288,7 +288,7 @@ def test_an_own_task_is_found_in_the_working_directory_and_takes_arguments(
 def test_the_example_that_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As it stands but for its size: the first evaluation passes for a good one, and both runs are short."""
+    """Run the example in small: the first evaluation passes for a good one, and both runs are short."""
     fit, out = td3_brax.fit, tmp_path / "run"
 
     def small(**options: Any) -> td3_brax.Result:

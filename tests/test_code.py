@@ -64,7 +64,7 @@ def room(module: str) -> str:
 
 
 def arrows(depth: int) -> set[tuple[str, str]]:
-    """Which part of the package imports which, by the first ``depth`` names of each."""
+    """Return which part of the package imports which, by the first ``depth`` names of each."""
     return {
         (".".join(module.split(".")[:depth]), ".".join(other.split(".")[:depth]))
         for module, path in MODULES.items()

@@ -29,7 +29,7 @@ PAGES = sorted(
 
 @functools.cache
 def options_of(command: str) -> set[str]:
-    """As its help has them, with underscores for dashes."""
+    """Return the options in a command's help, with underscores for dashes."""
     said = subprocess.run(
         [sys.executable, "-m", "td3_brax", command, "--help"], check=True, capture_output=True, text=True
     )

@@ -1,4 +1,4 @@
-"""What MkDocs does not do by itself: links that leave ``docs/``, and the change log as a page.
+"""Make links that leave ``docs/`` work on the site, and show the change log as a page.
 
 A page may link to any file or folder of the repository by its relative path, so that the link also works on
 the repository's web page. On the site, a text file becomes a page that shows it, a folder becomes a page that
@@ -68,7 +68,7 @@ def relink(text: str, old: Path, new: Path, lead: Callable[[Path], Path | None])
 
 
 def _shown(path: Path, files: Files, config: MkDocsConfig) -> str:
-    """Where the site has the file or folder at ``path``, relative to ``docs``."""
+    """Return the address on the site of the file or folder at ``path``, relative to ``docs``."""
     docs = Path(config.docs_dir)
     name = path.relative_to(docs.parent).as_posix()
     uri = f"{SHOWN}/{name}" if path.suffix in (".md", *PICTURES) else f"{SHOWN}/{name}.md"

@@ -37,7 +37,7 @@ class Source:
 
     @property
     def exhausted(self) -> bool:
-        """Whether there will be no more jobs."""
+        """Return whether there will be no more jobs."""
         raise NotImplementedError
 
 
@@ -56,7 +56,7 @@ class Queue(Source):
 
     @property
     def exhausted(self) -> bool:
-        """Whether all jobs are taken."""
+        """Return whether all jobs are taken."""
         return not self._left
 
 

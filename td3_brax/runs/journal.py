@@ -67,7 +67,7 @@ class Saved:
 
 @dataclass
 class End:
-    """How a member ended."""
+    """The end of a member."""
 
     outcome: Outcome
     end: str

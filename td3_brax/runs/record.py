@@ -66,12 +66,12 @@ class Record:
 
     @property
     def complete(self) -> bool:
-        """Whether the run has trained all its chunks."""
+        """Return whether the run has trained all its chunks."""
         return self.outcome.chunk >= self.schedule.chunks
 
     @property
     def evaluation_due(self) -> bool:
-        """Whether an evaluation follows the latest chunk."""
+        """Return whether an evaluation follows the latest chunk."""
         return self.outcome.chunk % self.schedule.chunks_per_eval == 0
 
     def resume(self, size: int, last: str) -> None:

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: a file of JSON lines, and a display for people."""
+"""Write a run's metrics to a file of JSON lines, and show them to people."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Table:
 
     @property
     def filled(self) -> Table:
-        """The same table without empty columns."""
+        """Return the table without empty columns."""
         kept = [i for i in range(len(self.head)) if any(row[i] for row in self.rows)]
         return Table([self.head[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
 

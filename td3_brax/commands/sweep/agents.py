@@ -112,7 +112,7 @@ class Agents:
 
     @property
     def exhausted(self) -> bool:
-        """Whether no place will get another run. Runs that train go on, even if heartbeats have failed."""
+        """Return whether no place will get another run. Running ones continue, even if heartbeats failed."""
         return all(self._ended) and all(suggested.empty() for suggested in self._suggested)
 
     def close(self) -> None:

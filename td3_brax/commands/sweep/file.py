@@ -70,7 +70,7 @@ class Sweep:
 
     @property
     def suggested(self) -> bool:
-        """Whether W&B decides which runs start or stop."""
+        """Return whether W&B decides which runs start or stop."""
         return self.method == "bayes" or "early_terminate" in self.content
 
     @property

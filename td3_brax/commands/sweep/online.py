@@ -19,7 +19,7 @@ from td3_brax.runs.wandb_run import log_in, project
 
 @dataclasses.dataclass(frozen=True)
 class WandbSweep:
-    """Where a sweep is on W&B."""
+    """The address of a sweep on W&B."""
 
     sweep_id: str
     entity: str | None
@@ -85,5 +85,5 @@ class Suggestions(Source):
 
     @property
     def exhausted(self) -> bool:
-        """Whether W&B has no more jobs."""
+        """Return whether W&B has no more jobs."""
         return self.agents.exhausted

@@ -37,7 +37,7 @@ class Ant(GymnasiumTask):
 
     @property
     def uses_contact_forces(self) -> bool:
-        """Whether the observation or the cost contains contact forces."""
+        """Return whether the observation or the cost contains contact forces."""
         if self.v4:
             return bool(self.args.use_contact_forces)
         return bool(self.args.include_cfrc_ext_in_observation or self.args.contact_cost_weight)
