@@ -178,6 +178,21 @@ class TD3:
             actor_eval=polyak(learner.actor_eval, actor, averaging_step(hyper.eval_tau, actor_opt.count)),
         ), actor_loss
 
+    def start_values(self, learner: Learner, hyper: Hyper, batches: Batch) -> Learner:
+        """Before the first update, move the centers of both value scales to the first batches' value."""
+        discount = hyper.gamma**batches.steps * (1 - batches.terminated)
+        center = values.start(*shard_mean((batches.reward.mean(), discount.mean()), self.shards))
+        first = learner.value_scale.spread == 0
+
+        def moved(scale: ValueScale) -> ValueScale:
+            return replace(scale, center=jnp.where(first, center, scale.center))
+
+        return replace(
+            learner,
+            value_scale=moved(learner.value_scale),
+            value_scale_target=moved(learner.value_scale_target),
+        )
+
     def update_block(
         self,
         learner: Learner,
@@ -231,6 +246,8 @@ class TD3:
         cycles = (total - head) // delay
         tail = head + cycles * delay
         before, sums = learner, []
+        if self.critic.num_atoms > 1:
+            learner = self.start_values(learner, hyper, batches)
         if head:
             learner, stats = updates(learner, span(0, head), done)
             sums += [stats]

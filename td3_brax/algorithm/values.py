@@ -10,11 +10,13 @@ The grid covers every target. Bin ``k``, counted from the middle one, represents
 
 so bins are narrow near the center and widen with the distance from it; the outermost bins are more than
 ``REACH`` spreads away. Center and spread slowly follow the targets' mean and standard deviation. The spread
-jumps only if a target lies beyond the grid. Two properties make a moving grid safe:
+jumps only if a target lies beyond the grid. Three properties make a moving grid safe:
 
 - The Gaussian is defined on the axis of bins. Its mean value is the value at its middle times a constant that
   does not depend on the middle, because E[sinh(x + noise)] = sinh(x) E[exp(noise)]. The bins' values are
   divided by that constant, so the mean of a histogram is its target.
+- The center starts at the value that the first batches have if it is the same in every state. New critics
+  give values near the center, so a constant added to all rewards does not make unknown actions look bad.
 - Online and target critics each have their own grid. The target critics' grid is Polyak-averaged together
   with their parameters, so a new grid changes no target before the online critics have learnt it.
 """
@@ -39,6 +41,8 @@ EDGE = 3
 """Bins beyond the farthest target, which hold the tail of its Gaussian: four standard deviations."""
 RATE = 1e-2
 """Step of the moving averages of center and squared spread, per update."""
+MAX_HORIZON = 1000.0
+"""Most steps that the first center takes to lie ahead, for a ``gamma`` near 1 and no terminations."""
 MIN_SPREAD = 1e-30, 1e-3
 """Least spread: an absolute bound, and one as a fraction of the center."""
 
@@ -105,17 +109,23 @@ def distance(target: jax.Array, scale: ValueScale) -> jax.Array:
     return (target - scale.center) / scale.spread
 
 
+def start(reward: jax.Array, discount: jax.Array) -> jax.Array:
+    """Return the first center [], from the mean reward [] and the mean discount of the next value [].
+
+    It solves ``value = reward + discount * value``: least-squares temporal differences (Bradtke, Barto 1996)
+    with one value for all states.
+    """
+    return reward / jnp.maximum(1 - discount, 1 / MAX_HORIZON)
+
+
 def widen(scale: ValueScale, low: jax.Array, high: jax.Array) -> ValueScale:
     """Return ``scale``, widened if needed, so that its grid covers targets from ``low`` [] to ``high`` [].
 
-    The first targets set the center to their middle, and the spread to a third of their greatest distance
-    from it.
+    The first targets set the spread to a third of their greatest distance from the center.
     """
-    first = scale.spread == 0
-    center = jnp.where(first, (low + high) / 2, scale.center)
-    far = jnp.maximum(high - center, center - low)
-    spread = jnp.where(first, far / 3, scale.spread)
-    return ValueScale(center, jnp.maximum(spread, jnp.maximum(far / REACH, _floor(center))))
+    far = jnp.maximum(high - scale.center, scale.center - low)
+    spread = jnp.where(scale.spread == 0, far / 3, scale.spread)
+    return ValueScale(scale.center, jnp.maximum(spread, jnp.maximum(far / REACH, _floor(scale.center))))
 
 
 def update_scale(scale: ValueScale, mean: jax.Array, square: jax.Array) -> ValueScale:
