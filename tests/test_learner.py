@@ -81,7 +81,8 @@ class Reference:
     Its actions reach to ``bound``, and its noise is in their units, as the paper's; the learner's reach to 1.
     """
 
-    first_scale: tuple[float, float]
+    first_spread: float
+    """Spread of the grid at the first update."""
 
     def __init__(
         self, actor: list[Any], critics: list[list[Any]], delay: int, hyper: dict[str, float], bound: float
@@ -133,9 +134,9 @@ class Reference:
         next_q = [self.value(forward(c, x2)[0], self.scale_target)[0] for c in self.critic_targets]
         lowest = np.min(next_q, axis=0)
         y = b.reward + h["gamma"] ** b.steps * (1 - b.terminated) * lowest
-        if self.scale == (0.0, 0.0):
+        if self.scale[1] == 0:
             # The learner makes all targets up to the actor's next update at once.
-            self.scale = self.first_scale
+            self.scale = self.scale[0], self.first_spread
         center, spread = self.scale
         self.scale = center, max(spread, np.abs(y - center).max() / 100)
         x, loss = np.concatenate([b.obs, bound * b.action], 1), 0.0
@@ -239,9 +240,13 @@ def run_both(
         floats,
         bound,
     )
-    # The first targets are rewards, and what comes before the actor's next update is made together.
-    first = wide[0].reward[:delay]
-    reference.first_scale = (first.min() + first.max()) / 2, (first.max() - first.min()) / 6
+    # Before the first update all values are alike: they solve the Bellman equation of the block's mean.
+    block = jax.tree.map(lambda x: x[: (*cuts, UPDATES)[0]], wide[0])
+    discount = floats["gamma"] ** block.steps * (1 - block.terminated)
+    center = block.reward.mean() / (1 - discount.mean())
+    reference.scale = reference.scale_target = center, 0.0
+    # What comes before the actor's next update is made together.
+    reference.first_spread = np.abs((block.reward + discount * center - center)[:delay]).max() / 3
     losses = [reference.update(*jax.tree.map(lambda x, i=i: x[i], wide)) for i in range(UPDATES)]
 
     step = jax.jit(td3.update_block, static_argnames="done")
