@@ -181,7 +181,8 @@ class TD3:
     def start_values(self, learner: Learner, hyper: Hyper, batches: Batch) -> Learner:
         """Before the first update, move the centers of both value scales to the first batches' value."""
         discount = hyper.gamma**batches.steps * (1 - batches.terminated)
-        center = values.start(*shard_mean((batches.reward.mean(), discount.mean()), self.shards))
+        means = jnp.stack([batches.reward, discount]).mean(axis=(1, 2))  # one GPU operation
+        center = values.start(*shard_mean(means, self.shards))
         first = learner.value_scale.spread == 0
 
         def moved(scale: ValueScale) -> ValueScale:
