@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -35,6 +36,7 @@ from td3_brax.option import ConfigError
 with suppress_output():
     from brax.envs import training
 
+HERE = Path(__file__).parent
 PENDULUM = "InvertedPendulum-v5"
 MODES = list(AutoresetMode)
 
@@ -85,7 +87,7 @@ def test_many_do_what_gymnasiums_own_do_with_the_real_task(mode: AutoresetMode, 
     actions = np.array([[0.05], [1.5], [-0.7]], np.float32)  # a truncation, and falls after 3 and 7 steps
     ends = set()
     for _ in range(40):
-        one, two = ours.step(actions), None
+        one = ours.step(actions)
         board[:] = one[0]
         two = theirs.step(actions)
         for mine, real in zip(one[:4], two[:4], strict=True):
@@ -102,9 +104,8 @@ def test_many_do_what_gymnasiums_own_do_with_the_real_task(mode: AutoresetMode, 
         if "final_obs" in modes_own:
             for mine, real in zip(one[4]["final_obs"], two[4]["final_obs"], strict=True):
                 assert (mine is None) == (real is None)
-                np.testing.assert_allclose(
-                    mine if mine is not None else 0, real if real is not None else 0, atol=1e-4
-                )
+                if mine is not None:
+                    np.testing.assert_allclose(mine, real, atol=1e-4)
         done = one[2] | one[3]
         if "episode" in modes_own and mode is not AutoresetMode.DISABLED:
             for part in ("r", "l"):
@@ -238,8 +239,8 @@ def test_wrong_calls_are_refused() -> None:
 def test_one_passes_gymnasiums_check() -> None:
     env = door.Env(task_of(PENDULUM), 1000)
     check_env(env, skip_render_check=True)
+    env.observation_space = gymnasium.spaces.Box(5, 6, (4,), np.float32)
     with pytest.raises(AssertionError):  # the check can fail
-        env.observation_space = gymnasium.spaces.Box(5, 6, (4,), np.float32)
         check_env(env, skip_render_check=True)
 
 
@@ -360,7 +361,7 @@ def test_without_gymnax_its_spaces_name_it() -> None:
         "except ConfigError as error: print(error)\n"
     )
     run = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=None, cwd="tests"
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=HERE
     )
     assert "pip install 'gymnax<1'" in run.stdout
 
@@ -397,18 +398,13 @@ def test_make_gives_each_kind_with_the_tasks_time_limit() -> None:
     assert isinstance(make("Reacher-v5", "brax"), BraxEnv)
     assert make("Reacher-v5", "gymnax").default_params.max_steps_in_episode == 50
     assert make(PENDULUM, "gymnax").default_params.max_steps_in_episode == 1000
-    assert (
-        make("toy:Toy" if False else "odd:Point", "gymnax", time_limit=7).default_params.max_steps_in_episode
-        == 7
-    )
+    assert make("odd:Point", "gymnax", time_limit=7).default_params.max_steps_in_episode == 7
     assert isinstance(make("odd:Point", "gymnasium"), door.Env)
     env = make("odd:Asymmetric", "gymnasium", num_envs=2, autoreset="same_step")
     assert env.autoreset_mode is AutoresetMode.SAME_STEP
     assert env.action_space == gymnasium.spaces.Box(0, 10, (2, 1), np.float32)
-    assert (
-        make("odd:Point", "gymnasium", num_envs=2, autoreset=AutoresetMode.DISABLED).autoreset_mode.value
-        == "Disabled"
-    )
+    env = make("odd:Point", "gymnasium", num_envs=2, autoreset=AutoresetMode.DISABLED)
+    assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
 
 
 @pytest.mark.parametrize(
@@ -441,4 +437,4 @@ def test_only_the_library_of_the_kind_is_imported() -> None:
         "td3_brax.envs.make('odd:Point', kind='gymnasium')\n"
         "assert not {'brax', 'gymnax'} & set(sys.modules)\n"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd="tests")
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=HERE)

@@ -30,8 +30,11 @@ LIMIT, STEPS = 1000, 32
 
 def scanned(step: Callable[[Any, jax.Array], Any], start: Any) -> Callable[[], None]:
     """Return a call that makes ``STEPS`` steps in one program, from where the last call ended."""
-    run = jax.jit(lambda state, first: jax.lax.scan(
-        lambda carry, i: (step(carry, i), None), state, first + jnp.arange(STEPS))[0])
+    run = jax.jit(
+        lambda state, first: jax.lax.scan(
+            lambda carry, i: (step(carry, i), None), state, first + jnp.arange(STEPS)
+        )[0]
+    )
     kept = [start, 0]
 
     def call() -> None:
