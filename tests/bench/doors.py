@@ -20,9 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from td3_brax.algorithm.schedule import REFILL_EVERY
-from td3_brax.envs import make
-from td3_brax.envs.doors.brax import training
+from td3_brax.envs.doors import gymnasium
+from td3_brax.envs.doors.brax import BraxEnv
+from td3_brax.envs.doors.gymnax import GymnaxEnv
+from td3_brax.envs.registry import make_task
+from td3_brax.presets import resolve
+from td3_brax.envs.suppress import suppress_output
 from td3_brax.envs.vector import VectorEnv
+
+with suppress_output():
+    from brax.envs import training
 
 LIMIT, STEPS = 1000, 32
 """Time limit; vector steps in a round."""
@@ -47,9 +54,9 @@ def scanned(step: Callable[[Any, jax.Array], Any], start: Any) -> Callable[[], N
 def calls(name: str, count: int) -> dict[str, Callable[[], None]]:
     """Return a call for each interface, each of which steps ``count`` environments ``STEPS`` times."""
     key = jax.random.key(0)
-    keys = jax.random.split(key, count)
-    env = make(name, "gymnasium", num_envs=count, time_limit=LIMIT)
-    task = env._batch.task
+    keys = jax.random.split(jax.random.PRNGKey(0), count)  # brax's wrappers take the older kind
+    task = make_task(resolve({"env": name}, "cpu"))  # once, since tracing MJX takes seconds
+    env = gymnasium.VectorEnv(task, count, LIMIT)
     inside = jax.random.uniform(key, (STEPS, count, task.action_size), minval=-1, maxval=1)
 
     bare = VectorEnv(task, count, LIMIT)
@@ -59,8 +66,8 @@ def calls(name: str, count: int) -> dict[str, Callable[[], None]]:
         state = jax.lax.cond(i % REFILL_EVERY == 0, lambda s: bare.refill(s, now), lambda s: s, state)
         return bare.step(state, inside[i % STEPS])[0]
 
-    brax = training.wrap(make(name, "brax"), episode_length=LIMIT)
-    gymnax = make(name, "gymnax", time_limit=LIMIT)
+    brax = training.wrap(BraxEnv(task), episode_length=LIMIT)
+    gymnax = GymnaxEnv(task, LIMIT)
 
     def step_gymnax(state: Any, i: jax.Array) -> Any:
         now = jax.random.split(jax.random.fold_in(key, i), count)

@@ -75,7 +75,7 @@ class Batch:
             seeds: seed of each of them, uint32 [n, 2].
             episodes: number of the episode of each of them, uint32 [n].
         """
-        found = [np.empty((0, self.task.obs_size), np.float32)]
+        found = []
         for first in range(0, len(which), self.chunk):
             part = slice(first, first + self.chunk)
             missing = self.chunk - len(which[part])
@@ -85,8 +85,8 @@ class Batch:
                 np.pad(episodes[part], (0, missing)),
             )
             self._state, obs = self._begin(self._state, index.astype(np.int32), seeds_, episodes_)
-            found.append(np.asarray(obs)[: len(which[part])])
-        return np.concatenate(found)
+            found.append((obs, self.chunk - missing))
+        return np.concatenate([np.asarray(obs)[:count] for obs, count in found])  # waits for all at once
 
     def _begin_chunk(
         self, state: BatchState, index: jax.Array, seeds: jax.Array, episodes: jax.Array
