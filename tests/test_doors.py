@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -438,3 +439,22 @@ def test_only_the_library_of_the_kind_is_imported() -> None:
         "assert not {'brax', 'gymnax'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=HERE)
+
+
+# The page.
+
+
+@pytest.mark.parametrize("kind", ["gymnasium", "brax"])
+def test_the_pages_examples_run(kind: str) -> None:
+    page = (HERE.parent / "docs" / "doors.md").read_text()
+    (code,) = (
+        code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if f'kind="{kind}"' in code
+    )
+    short = code.replace("Ant-v5", PENDULUM).replace("1024", "4").replace("range(100)", "range(20)")
+    names: dict[str, Any] = {}
+    exec(short.replace("episode_length=1000", "episode_length=20"), names)
+    if kind == "brax":
+        assert names["cut"].shape == (4,)
+        assert names["cut"].any()
+    else:
+        assert names["final_obs"].shape[1] == 4

@@ -24,9 +24,9 @@ from td3_brax.envs.doors import gymnasium
 from td3_brax.envs.doors.brax import BraxEnv
 from td3_brax.envs.doors.gymnax import GymnaxEnv
 from td3_brax.envs.registry import make_task
-from td3_brax.presets import resolve
 from td3_brax.envs.suppress import suppress_output
 from td3_brax.envs.vector import VectorEnv
+from td3_brax.presets import resolve
 
 with suppress_output():
     from brax.envs import training
