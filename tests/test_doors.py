@@ -85,7 +85,7 @@ def test_many_do_what_gymnasiums_own_do_with_the_real_task(mode: AutoresetMode, 
     obs, _ = theirs.reset(seed=3)
     assert info == {}
     np.testing.assert_allclose(board, obs, atol=1e-6)
-    actions = np.array([[0.05], [1.5], [-0.7]], np.float32)  # a truncation, and falls after 3 and 7 steps
+    actions = np.array([[0.05], [1.5], [-0.7]], np.float32)
     ends = set()
     for _ in range(40):
         one = ours.step(actions)
