@@ -11,7 +11,6 @@ import numpy as np
 
 from td3_brax.envs.doors import guarded
 from td3_brax.envs.task import Task
-from td3_brax.envs.vector import select
 
 MIN_CHUNK, CHUNKS = 32, 16
 """Environments that start anew together: a sixteenth of all, and at least 32."""
@@ -61,9 +60,14 @@ class Batch:
         state, obs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), drawn)
         self._state = BatchState(task=state, obs=obs, steps=jnp.zeros(num_envs, jnp.int32))
 
-    def step(self, actions: np.ndarray, hold: np.ndarray) -> BatchStep:
-        """Step all environments with actions [N, A] in the task's units, except those in ``hold`` [N]."""
-        self._state, out = self._advance(self._state, actions, hold)
+    def step(self, actions: np.ndarray, restart: np.ndarray) -> BatchStep:
+        """Step all environments with actions [N, A] in the task's units.
+
+        Args:
+            actions: [N, A]
+            restart: bool [N]. Environments that :meth:`begin` will start anew: this step does not count.
+        """
+        self._state, out = self._advance(self._state, actions, restart)
         got: BatchStep = jax.tree.map(np.array, jax.device_get(out))  # a copy that the caller may write to
         return got
 
@@ -100,7 +104,7 @@ class Batch:
         return jax.tree.map(lambda old, new: old.at[index].set(new, mode="drop"), state, fresh), obs
 
     def _advance_all(
-        self, state: BatchState, actions: jax.Array, hold: jax.Array
+        self, state: BatchState, actions: jax.Array, restart: jax.Array
     ) -> tuple[BatchState, BatchStep]:
         low, high = jnp.asarray(self.task.action_low), jnp.asarray(self.task.action_high)
         inside = 2 * (actions - low) / (high - low) - 1
@@ -110,8 +114,7 @@ class Batch:
 
         out = jax.vmap(one)(state.task, state.obs, inside)
         after = BatchState(task=out.task, obs=out.obs, steps=state.steps + 1)
-        after = select(hold, state, after)
-        moved = ~hold
+        moved = ~restart
         return after, BatchStep(
             obs=after.obs,
             reward=jnp.where(moved, out.reward, 0),
