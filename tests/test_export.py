@@ -117,6 +117,20 @@ def test_a_model_acts_as_the_policy_does(seed: int, sizes: tuple[int, ...], clip
     assert ("Clip" in {node.op_type for node in onnx.load_from_string(model).graph.node}) == np.isfinite(clip)
 
 
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_saturated_actions_are_the_limits(seed: int) -> None:
+    policy = random_policy(seed, (2, 40))
+    for sign, limit in ((100, policy.action_high), (-100, policy.action_low)):
+        pushed = dataclasses.replace(policy, biases=(np.full(40, sign, np.float32),))
+        action = in_onnxruntime(
+            onnx_model.make_model(pushed).SerializeToString(), np.zeros((1, 2), np.float32)
+        )
+        assert (action >= policy.action_low).all()
+        assert (action <= policy.action_high).all()
+        np.testing.assert_allclose(action[0], limit, rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("file", STORED, ids=lambda path: path.stem)
 def test_stored_policies_are_exported_whole(
     file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -72,13 +72,14 @@ class FakeViewer:
 
 
 class Clock:
-    """Time passes while the program sleeps, and ``step`` seconds at each look."""
+    """Time passes while the program sleeps, and a second before each of the first looks."""
 
-    def __init__(self, step: float) -> None:
-        self.now, self.step, self.slept = 0.0, step, 0.0
+    def __init__(self, slow_looks: int) -> None:
+        self.now, self.slow_looks, self.slept = 0.0, slow_looks, 0.0
 
     def perf_counter(self) -> float:
-        self.now += self.step
+        self.now += self.slow_looks > 0
+        self.slow_looks -= 1
         return self.now
 
     def sleep(self, seconds: float) -> None:
@@ -134,7 +135,7 @@ def test_what_is_shown_is_what_evaluation_plays(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    clock = Clock(0.0)
+    clock = Clock(0)
     monkeypatch.setattr(play, "time", clock)
     viewers = opened(np.inf)
     assert play.main([str(trained), "--episodes=3", "--seed=5"]) == 0
@@ -159,13 +160,15 @@ def test_what_is_shown_is_what_evaluation_plays(
     assert viewer.closed
 
 
-def test_a_window_that_is_closed_ends_it(
+def test_a_window_that_is_closed_ends_it_and_slow_steps_are_not_made_up_for(
     trained: Path, opened: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(play, "time", Clock(1.0))  # slower than real time: it never sleeps
+    clock = Clock(11)
+    monkeypatch.setattr(play, "time", clock)
     viewers = opened(40)
     assert play.main([str(trained)]) == 0
     assert [len(viewer.shown) for viewer in viewers] == [40]
+    assert clock.slept == pytest.approx(30 * Point.dt)  # ten steps took a second each
     assert "not finished" in capsys.readouterr().out.splitlines()[-1]
 
 

@@ -52,7 +52,7 @@ def make_model(policy: Policy) -> onnx.ModelProto:
     x = apply("Add", x, constant("one", 1.0), to="above_low")
     x = apply("Mul", x, constant("half_range", (high - low) / 2), to="scaled")
     x = apply("Add", x, constant("action_low", low), to="shifted")
-    x = apply("Max", x, "action_low", to="at_least_low")
+    # Rounding can pass the upper limit, but not the lower one.
     apply("Min", x, constant("action_high", high), to="action")
 
     facts = metadata(policy)
