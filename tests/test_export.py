@@ -199,6 +199,11 @@ def test_the_example_plays_as_the_policy_does_without_td3_brax(tmp_path: Path) -
     assert float(done.stdout.split()[-1]) == pytest.approx(total, abs=2e-3)
 
 
+def test_the_page_shows_the_example() -> None:
+    program = (ROOT / "docs" / "examples" / "play_onnx.py").read_text().partition('"""\n\n')[2]
+    assert f"```python\n{program}```" in (ROOT / "docs" / "policy.md").read_text()
+
+
 KEPT = {"eval/return_kept": 310.0, "eval/return_kept_std": 40.0}
 OPTIONS: dict[str, Any] = {"env": "InvertedPendulum-v5", "hidden_sizes": (8,), "eval_episodes": 16}
 
