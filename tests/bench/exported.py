@@ -25,7 +25,7 @@ import numpy as np
 import onnxruntime
 
 from td3_brax import Policy, load_policy
-from td3_brax.commands.export.onnx_model import difference, make_model
+from td3_brax.commands.export.onnx_model import check, make_model
 from td3_brax.policy import save_policy
 
 STORED = Path(__file__).parent.parent / "policies"
@@ -65,7 +65,7 @@ def row(policy: Policy) -> list[str]:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     sizes = "-".join(str(size) for size in (policy.weights[0].shape[0], *map(len, policy.biases)))
     cells = [f"{policy.env}, {sizes}", f"{npz / 1000:.0f} kB", f"{len(model) / 1000:.0f} kB"]
-    cells.append(f"{difference(policy, model):.0e}")
+    cells.append(f"{check(policy, model):.0e}")
     for batch, rounds in ROUNDS.items():
         obs = np.random.default_rng(0).normal(size=(batch, len(policy.obs_mean))).astype(np.float32)
         calls = [lambda o=obs: policy.predict(o), lambda o=obs: session.run(["action"], {"obs": o})]

@@ -8,18 +8,18 @@ import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from td3_brax.commands.report.runs import Run, RunsError, find
+from td3_brax.commands.export.score import Score
+from td3_brax.commands.report.runs import Run
 from td3_brax.config import FIELDS, Config
-from td3_brax.names import GYMNASIUM_TASKS
+from td3_brax.names import GYMNASIUM_TASKS, USER_CODE
 from td3_brax.option import ConfigError, show
-from td3_brax.policy import Policy, PolicyError, save_policy
+from td3_brax.policy import Policy, save_policy
 from td3_brax.presets import PLATFORMS, resolve
 from td3_brax.runs.files import write_atomically, write_config
 from td3_brax.runs.formatting import command, counted, number, spread
@@ -30,72 +30,6 @@ LIBRARY = "library_name: td3-brax"
 TEMPLATE = "card.md.jinja"
 NOT_LEARNING = {"out", "devices", "wandb", "film"} | {n for n in FIELDS if n.startswith("checkpoint_")}
 """Options that say where a run is computed and saved, and not what is learnt."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """Returns of a policy in episodes by which it was not chosen."""
-
-    mean: float
-    std: float
-    """The sample's standard deviation."""
-    low: float
-    """Lower end of the 95% interval of the mean."""
-    high: float
-    """Upper end of the 95% interval of the mean."""
-    episodes: int
-
-
-def make_score(mean: float, std: float, episodes: int) -> Score:
-    """Make a score with the 95% interval of the mean, by the normal approximation.
-
-    Args:
-        std: the sample's standard deviation.
-    """
-    half = 1.96 * std / episodes**0.5
-    return Score(mean, std, mean - half, mean + half, episodes)
-
-
-def read_run(folder: str) -> Run:
-    """Read the reports of the run in ``folder``.
-
-    Raises:
-        RunsError: the run can't be read, or was not evaluated yet.
-    """
-    runs = find([folder])
-    if len(runs) > 1:
-        raise RunsError(f"{folder}: contains {len(runs)} runs; name one of them")
-    return runs[0]
-
-
-def recorded_score(run: Run, which: str, policy: Policy) -> Score:
-    """Return the score that the run itself recorded for its policy.
-
-    For the best policy these are the fresh episodes at the end of the run. The last and the early policy were
-    not chosen by a return, so their evaluation is as good.
-
-    Raises:
-        PolicyError: the run has no such return.
-    """
-    mean = std = None
-    broken = 0
-    if which == "best":
-        # Later reports may mean that a later policy is the best now.
-        last = run.reports[-1]
-        mean, std = last.get("eval/return_kept"), last.get("eval/return_kept_std")
-    else:
-        for report in run.evaluations:
-            if report["env_steps"] == policy.meta.get("env_steps"):
-                mean, std = report["eval/return_mean"], report["eval/return_std"]
-                broken = report.get("eval/broken", 0)
-    episodes = int(run.config["eval_episodes"]) - broken
-    if mean is None or std is None:
-        raise PolicyError(
-            f"{run.name}: has no return of its {which} policy in fresh episodes; "
-            "add --episodes=100 to play them now"
-        )
-    # Reports hold the deviation of these episodes, not the sample's estimate.
-    return make_score(mean, std * (episodes / max(episodes - 1, 1)) ** 0.5, episodes)
 
 
 def without_paths(value: Any) -> Any:
@@ -143,7 +77,7 @@ def header(policy: Policy, score: Score, license: str, tags: list[str]) -> dict[
     """Return the card's metadata, as the Hub reads them."""
     result = {
         "task": {"type": "reinforcement-learning", "name": "reinforcement-learning"},
-        # The Hub takes letters, digits and ``_.-`` here.
+        # An identifier, unlike the name: letters, digits and ``_.-``.
         "dataset": {"type": re.sub(r"[^\w.-]+", "-", policy.env, flags=re.A), "name": policy.env},
         "metrics": [
             {
@@ -193,7 +127,7 @@ def write(
     curve = Path(run.name) / "curve.png"
     extra = {"policy.onnx": model} if model else {}
     extra |= {"curve.png": curve.read_bytes()} if curve.is_file() else {}
-    text = _text(config, policy, score, license, file, list(extra), run.about)
+    text = _text(config, policy, which, score, license, list(extra), run.about)
     out.mkdir(parents=True, exist_ok=True)
     for old in ("policy.onnx", "curve.png", *(f"policy_{name}.npz" for name in ("best", "last", "early"))):
         if old not in extra and old != file:
@@ -209,9 +143,9 @@ def write(
 def _text(
     config: Config,
     policy: Policy,
+    which: str,
     score: Score,
     license: str,
-    file: str,
     extra: Sequence[str],
     about: Sequence[Mapping[str, Any]],
 ) -> str:
@@ -225,18 +159,15 @@ def _text(
     )
     data = header(policy, score, license, ["onnx"] if "policy.onnx" in extra else [])
     values = score.mean, score.std, score.low, score.high
-    which = file.removeprefix("policy_").removesuffix(".npz")
     which_option = [] if which == "best" else [f"--which={which}"]
+    module = config.env.partition(":")[0] if USER_CODE.fullmatch(config.env) else ""
     return environment.get_template(TEMPLATE).render(
         header=yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=1000),
         env=config.env,
-        which=which,
-        file=file,
+        file=f"policy_{which}.npz",
         extra=extra,
         license=license,
-        module=""
-        if config.env.startswith("playground:") or ":" not in config.env
-        else config.env.split(":")[0],
+        module=module,
         gymnasium=config.env in GYMNASIUM_TASKS,
         env_steps=policy.meta.get("env_steps"),
         score=spread(score.mean, score.std, "±"),

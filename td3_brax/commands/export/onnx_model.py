@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from td3_brax.policy import Policy
+from td3_brax.policy import Policy, PolicyError
 from td3_brax.runs.versions import __version__
 
 OPSET, IR_VERSION = 13, 7
@@ -18,7 +18,7 @@ OPSET, IR_VERSION = 13, 7
 TOLERANCE = 1e-5
 """Largest difference from the NumPy policy that is accepted, as a fraction of the action range."""
 SAMPLES = 1024
-"""Random observations that :func:`difference` compares."""
+"""Random observations that :func:`check` compares."""
 
 
 def make_model(policy: Policy) -> onnx.ModelProto:
@@ -52,7 +52,8 @@ def make_model(policy: Policy) -> onnx.ModelProto:
     x = apply("Add", x, constant("one", 1.0), to="above_low")
     x = apply("Mul", x, constant("half_range", (high - low) / 2), to="scaled")
     x = apply("Add", x, constant("action_low", low), to="shifted")
-    # Rounding can pass the upper limit, but not the lower one.
+    # Runtimes may approximate tanh, so that it passes 1 or -1 by a little.
+    x = apply("Max", x, "action_low", to="at_least_low")
     apply("Min", x, constant("action_high", high), to="action")
 
     facts = metadata(policy)
@@ -97,15 +98,24 @@ def metadata(policy: Policy) -> dict[str, str]:
     return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
 
 
-def difference(policy: Policy, model: bytes) -> float:
+def check(policy: Policy, model: bytes) -> float:
     """Compare ``model`` in onnxruntime with ``policy`` for random observations.
 
     Returns:
-        the largest difference of an action, as a fraction of its range; NaN if an action is NaN.
+        the largest difference of an action, as a fraction of its range.
+    Raises:
+        PolicyError: a difference is larger than :data:`TOLERANCE` and float32's resolution of the action.
     """
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     noise = np.random.default_rng(0).normal(0, 3, (SAMPLES, len(policy.obs_mean)))
     obs = (policy.obs_mean + policy.obs_deviation * noise).astype(np.float32)
-    expected = policy.predict(obs)[0]
-    action = session.run(["action"], {"obs": obs})[0]
-    return float((np.abs(action - expected) / (policy.action_high - policy.action_low)).max())
+    action, expected = session.run(["action"], {"obs": obs})[0], policy.predict(obs)[0]
+    differs, span = np.abs(action - expected), policy.action_high - policy.action_low
+    resolution = np.spacing(np.maximum(np.abs(policy.action_low), np.abs(policy.action_high)))
+    largest = float((differs / span).max())
+    if not (differs <= TOLERANCE * span + 2 * resolution).all():
+        raise PolicyError(
+            f"the ONNX model differs from the policy by {largest:.1e} of the action range, more than "
+            f"{TOLERANCE:g}; nothing was written"
+        )
+    return largest

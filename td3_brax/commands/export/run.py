@@ -11,6 +11,7 @@ from pathlib import Path
 from td3_brax.cli import fail, guarded
 from td3_brax.commands.eval import deviation, load, run_parser, score_on_device
 from td3_brax.commands.export import card
+from td3_brax.commands.export.score import make_score, read_run, recorded_score
 from td3_brax.commands.report.runs import RunsError
 from td3_brax.option import ConfigError
 from td3_brax.policy import Policy, PolicyError, load_policy
@@ -27,15 +28,10 @@ def convert(policy: Policy) -> tuple[bytes, str]:
         ImportError: the extra ``onnx`` is not installed.
         PolicyError: onnxruntime computes other actions than the policy.
     """
-    from td3_brax.commands.export.onnx_model import OPSET, TOLERANCE, difference, make_model
+    from td3_brax.commands.export.onnx_model import OPSET, check, make_model
 
     model = make_model(policy).SerializeToString()
-    differs = difference(policy, model)
-    if not differs <= TOLERANCE:
-        raise PolicyError(
-            f"the ONNX model differs from the policy by {differs:.1e} of the action range, "
-            f"more than {TOLERANCE:g}; nothing was written"
-        )
+    differs = check(policy, model)
     about = (
         f"{len(model) / 1000:,.0f} kB, opset {OPSET}; in onnxruntime it differs from the NumPy policy by at"
     )
@@ -87,17 +83,17 @@ def job(argv: Sequence[str]) -> int:
 def _export(args: argparse.Namespace) -> int:
     """Write what ``args`` ask for.
 
-    Raises: see :func:`td3_brax.commands.eval.load` and :mod:`td3_brax.commands.export.card`.
+    Raises: see :func:`td3_brax.commands.eval.load` and :mod:`td3_brax.commands.export.score`.
     """
     if args.card:
         card.check_folder(Path(args.card))
         config, trained = load(args.run, args.which)
-        read = card.read_run(args.run)
+        read = read_run(args.run)
         if args.episodes:
             returns, _ = score_on_device(args.run, config, trained, args.episodes, args.seed)
-            score = card.make_score(float(returns.mean()), deviation(returns), len(returns))
+            score = make_score(float(returns.mean()), deviation(returns), len(returns))
         else:
-            score = card.recorded_score(read, args.which, trained)
+            score = recorded_score(read, args.which, trained)
     else:
         trained = load_policy(args.run, args.which)
     policy = card.public_policy(trained)
