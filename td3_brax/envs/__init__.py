@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from td3_brax.envs.doors.make import make
+    from td3_brax.envs.interfaces.make import make
 
 __all__ = ["make"]
 
@@ -12,6 +12,6 @@ def __getattr__(name: str) -> Any:
     """Import :func:`make` on first use, because it needs JAX."""
     if name != "make":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from td3_brax.envs.doors.make import make
+    from td3_brax.envs.interfaces.make import make
 
     return make

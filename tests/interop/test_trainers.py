@@ -64,7 +64,7 @@ def test_gymnax_finds_its_own_spaces_and_wrapper() -> None:
 
 
 def test_the_pages_example_trains() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "doors.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "other-trainers.md").read_text()
     (code,) = (
         code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if "import rejax" in code
     )

@@ -1,6 +1,6 @@
 """Steps/s of a task through each interface to other libraries, as shares of the task's own ``VectorEnv``.
 
-``python tests/bench/doors.py InvertedPendulum-v5 HalfCheetah-v5 Ant-v5 ant [--envs 1024] [--rounds 7]``.
+``python tests/bench/interfaces.py InvertedPendulum-v5 HalfCheetah-v5 Ant-v5 ant [--envs 1024] [--rounds 7]``.
 The four take turns, round by round, so a busy machine slows them alike; the shares count, not the rates.
 """
 
@@ -20,9 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from td3_brax.algorithm.schedule import REFILL_EVERY
-from td3_brax.envs.doors import gymnasium
-from td3_brax.envs.doors.brax import BraxEnv
-from td3_brax.envs.doors.gymnax import GymnaxEnv
+from td3_brax.envs.interfaces import gymnasium
+from td3_brax.envs.interfaces.brax import BraxEnv
+from td3_brax.envs.interfaces.gymnax import GymnaxEnv
 from td3_brax.envs.registry import make_task
 from td3_brax.envs.suppress import suppress_output
 from td3_brax.envs.vector import VectorEnv

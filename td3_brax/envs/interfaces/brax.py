@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from td3_brax.envs.doors import guarded
+from td3_brax.envs.interfaces import guarded
 from td3_brax.envs.suppress import suppress_output
 from td3_brax.envs.task import Task
 

@@ -9,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from td3_brax.envs.doors import guarded
+from td3_brax.envs.interfaces import guarded
 from td3_brax.envs.task import Task
 from td3_brax.option import ConfigError
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from td3_brax.envs.doors import guarded
+from td3_brax.envs.interfaces import guarded
 from td3_brax.envs.task import Task
 
 MIN_CHUNK, CHUNKS = 32, 16
@@ -30,7 +30,7 @@ class BatchState:
 
 @flax.struct.dataclass
 class BatchStep:
-    """What N environments return from one step. See :class:`td3_brax.envs.doors.guarded.Outcome`."""
+    """What N environments return from one step. See :class:`td3_brax.envs.interfaces.guarded.Outcome`."""
 
     obs: Any
     """[N, O]"""

@@ -71,14 +71,14 @@ def make(
     config = resolve({option: coerce(option, value) for option, value in options.items()}, "cpu")
     task = make_task(config)
     if kind == "brax":
-        from td3_brax.envs.doors.brax import BraxEnv
+        from td3_brax.envs.interfaces.brax import BraxEnv
 
         return BraxEnv(task, backend)
     if kind == "gymnax":
-        from td3_brax.envs.doors.gymnax import GymnaxEnv
+        from td3_brax.envs.interfaces.gymnax import GymnaxEnv
 
         return GymnaxEnv(task, config.time_limit)
-    from td3_brax.envs.doors import gymnasium
+    from td3_brax.envs.interfaces import gymnasium
 
     if num_envs is None:
         return gymnasium.Env(task, config.time_limit)

@@ -24,9 +24,9 @@ from toy import Toy
 from visits import task_of
 
 from td3_brax.envs import make
-from td3_brax.envs.doors import gymnasium as door
-from td3_brax.envs.doors.brax import BraxEnv
-from td3_brax.envs.doors.gymnax import GymnaxEnv
+from td3_brax.envs.interfaces import gymnasium as interface
+from td3_brax.envs.interfaces.brax import BraxEnv
+from td3_brax.envs.interfaces.gymnax import GymnaxEnv
 from td3_brax.envs.suppress import suppress_output, suppress_warnings
 from td3_brax.option import ConfigError
 
@@ -42,12 +42,12 @@ MODES = list(AutoresetMode)
 
 
 @pytest.fixture(scope="module")
-def three() -> door.VectorEnv:
+def three() -> interface.VectorEnv:
     """Three pendulums; a test sets their mode."""
-    return door.VectorEnv(task_of(PENDULUM), 3, 12)
+    return interface.VectorEnv(task_of(PENDULUM), 3, 12)
 
 
-def in_mode(env: door.VectorEnv, mode: AutoresetMode) -> door.VectorEnv:
+def in_mode(env: interface.VectorEnv, mode: AutoresetMode) -> interface.VectorEnv:
     env.autoreset_mode = env.metadata["autoreset_mode"] = mode
     return env
 
@@ -140,7 +140,7 @@ POISON, COUNT = 0.9, 40
 
 @pytest.mark.parametrize("mode", MODES)
 def test_episodes_of_many_are_those_of_one_each_from_a_fresh_state_and_finite(mode: AutoresetMode) -> None:
-    env = door.VectorEnv(Toy(longest=12, poison=POISON), COUNT, 8, mode)
+    env = interface.VectorEnv(Toy(longest=12, poison=POISON), COUNT, 8, mode)
     models = [Model(8) for _ in range(COUNT)]
     obs, _ = env.reset(seed=0)
     births = []
@@ -194,7 +194,7 @@ def test_an_environment_depends_on_its_own_seed_and_actions_alone() -> None:
     def birth(env: Any, **options: Any) -> list[float]:
         return env.reset(**options)[0][:, 0].tolist()
 
-    env = door.VectorEnv(Toy(longest=3), 3, 5, AutoresetMode.SAME_STEP)
+    env = interface.VectorEnv(Toy(longest=3), 3, 5, AutoresetMode.SAME_STEP)
     first = birth(env, seed=7)
     assert birth(env, seed=[9, 8, 7]) == [*first[2:0:-1], first[0]]
     assert birth(env, seed=7) == first
@@ -203,7 +203,9 @@ def test_an_environment_depends_on_its_own_seed_and_actions_alone() -> None:
     assert birth(env, seed=[None, 7, None])[1] == first[0]
     assert birth(env, seed=7) == first
     assert birth(env) == second
-    assert birth(door.VectorEnv(Toy(longest=3), 3, 5)) != birth(door.VectorEnv(Toy(longest=3), 3, 5))
+    assert birth(interface.VectorEnv(Toy(longest=3), 3, 5)) != birth(
+        interface.VectorEnv(Toy(longest=3), 3, 5)
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,7 +213,7 @@ def test_an_environment_depends_on_its_own_seed_and_actions_alone() -> None:
 )
 def test_a_wrong_mask_is_refused_as_gymnasium_does(mask: Any) -> None:
     theirs = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
-    ours = door.VectorEnv(Toy(), 2, 5)
+    ours = interface.VectorEnv(Toy(), 2, 5)
     errors = []
     for env in (theirs, ours):
         env.reset(seed=0)
@@ -222,7 +224,7 @@ def test_a_wrong_mask_is_refused_as_gymnasium_does(mask: Any) -> None:
 
 
 def test_wrong_calls_are_refused() -> None:
-    env = door.VectorEnv(Toy(), 2, 5)
+    env = interface.VectorEnv(Toy(), 2, 5)
     with pytest.raises(ResetNeeded):
         env.step(np.zeros((2, 1)))
     env.reset(seed=0)
@@ -234,7 +236,7 @@ def test_wrong_calls_are_refused() -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_one_passes_gymnasiums_check() -> None:
-    env = door.Env(task_of(PENDULUM), 1000)
+    env = interface.Env(task_of(PENDULUM), 1000)
     check_env(env, skip_render_check=True)
     env.observation_space = gymnasium.spaces.Box(5, 6, (4,), np.float32)
     with pytest.raises(AssertionError):  # the check can fail
@@ -242,7 +244,7 @@ def test_one_passes_gymnasiums_check() -> None:
 
 
 def test_what_is_broken_from_the_start_or_has_a_key_in_its_state_is_stepped() -> None:
-    env = door.VectorEnv(AllBreak(), 2, 5, AutoresetMode.SAME_STEP)
+    env = interface.VectorEnv(AllBreak(), 2, 5, AutoresetMode.SAME_STEP)
     env.reset(seed=0)
     for _ in range(3):
         obs, reward, _, truncated, info = env.step(np.zeros((2, 1)))
@@ -250,7 +252,7 @@ def test_what_is_broken_from_the_start_or_has_a_key_in_its_state_is_stepped() ->
         assert reward.tolist() == [0, 0]
         assert truncated.all()
         assert info["final_info"]["broken"].all()
-    env = door.VectorEnv(KeyState(), 2, 2)
+    env = interface.VectorEnv(KeyState(), 2, 2)
     env.reset(seed=0)
     for _ in range(4):
         assert np.isfinite(env.step(np.zeros((2, 1)))[0]).all()
@@ -351,7 +353,7 @@ def test_gymnax_steps_as_the_task_does_and_begins_each_episode_afresh() -> None:
 def test_without_gymnax_its_spaces_name_it() -> None:
     program = (
         "import sys; sys.modules['gymnax'] = None\n"
-        "from td3_brax.envs.doors.gymnax import GymnaxEnv\n"
+        "from td3_brax.envs.interfaces.gymnax import GymnaxEnv\n"
         "from td3_brax.option import ConfigError\n"
         "from toy import Toy\n"
         "try: GymnaxEnv(Toy(), 5).action_space()\n"
@@ -396,7 +398,7 @@ def test_make_gives_each_kind_with_the_tasks_time_limit() -> None:
     assert make("Reacher-v5", "gymnax").default_params.max_steps_in_episode == 50
     assert make(PENDULUM, "gymnax").default_params.max_steps_in_episode == 1000
     assert make("odd:Point", "gymnax", time_limit=7).default_params.max_steps_in_episode == 7
-    assert isinstance(make("odd:Point", "gymnasium"), door.Env)
+    assert isinstance(make("odd:Point", "gymnasium"), interface.Env)
     env = make("odd:Asymmetric", "gymnasium", num_envs=2, autoreset="same_step")
     assert env.autoreset_mode is AutoresetMode.SAME_STEP
     assert env.action_space == gymnasium.spaces.Box(0, 10, (2, 1), np.float32)
@@ -442,7 +444,7 @@ def test_only_the_library_of_the_kind_is_imported() -> None:
 
 @pytest.mark.parametrize("kind", ["gymnasium", "brax"])
 def test_the_pages_examples_run(kind: str) -> None:
-    page = (HERE.parent / "docs" / "doors.md").read_text()
+    page = (HERE.parent / "docs" / "other-trainers.md").read_text()
     (code,) = (
         code for code in re.findall(r"^```python\n(.*?)^```", page, re.M | re.S) if f'kind="{kind}"' in code
     )

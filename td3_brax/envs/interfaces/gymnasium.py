@@ -12,7 +12,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from td3_brax.envs.doors.batch import Batch
+from td3_brax.envs.interfaces.batch import Batch
 from td3_brax.envs.task import Task
 
 Seeds = int | Sequence[int | None] | None
