@@ -16,6 +16,7 @@ from td3_brax.algorithm.schedule import make_schedule
 from td3_brax.config import Config
 from td3_brax.policy import Policy, PolicyError, load_policy, save_policy
 from td3_brax.runs.files import write_atomically
+from td3_brax.runs.origin import Origin
 from td3_brax.runs.outcome import Outcome
 from td3_brax.runs.tracking import JsonLines, Report
 from td3_brax.runs.versions import machine
@@ -33,6 +34,7 @@ class Record:
         line: prints a line for people.
         wandb: the W&B run, if there is one.
         outcome: the progress so far of a run that is resumed.
+        origin: what a new run starts with, if not with new networks.
     """
 
     def __init__(
@@ -42,24 +44,25 @@ class Record:
         line: Callable[[str], None],
         wandb: WandbRun | None = None,
         outcome: Outcome | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.config, self.out, self.line, self.wandb = config, out, line, wandb
         self.outcome = outcome or Outcome()
         self.kept: Policy | None = None
         """The policy in ``policy_best.npz``."""
         self.log = JsonLines(out / "metrics.jsonl", line)
-        self._write_about()
+        self._write_about({"init_from": origin.about} if origin else {})
         self.tracked_s = 0.0
         """Seconds that training waited for W&B."""
         self.schedule = make_schedule(config)
 
-    def _write_about(self) -> None:
-        """Add this process with its command and machine to ``about.json``."""
+    def _write_about(self, further: Mapping[str, Any]) -> None:
+        """Add this process with its command, its machine and ``further`` to ``about.json``."""
         path = self.out / "about.json"
         try:
             before = json.loads(path.read_text()) if path.exists() else []
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-            processes = [*before, {"command": command, "versions": machine()}]
+            processes = [*before, {"command": command, "versions": machine(), **further}]
             write_atomically(path, (json.dumps(processes, indent=2) + "\n").encode())
         except (OSError, ValueError) as error:
             self.line(f"warning: {path} could not be updated ({error})")
