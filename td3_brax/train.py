@@ -17,7 +17,7 @@ from td3_brax.cli import guarded, parse_train
 from td3_brax.config import Config
 from td3_brax.option import ConfigError
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.runs import folder, hosts, origin, resuming, wandb_run
+from td3_brax.runs import folder, hosts, origin, resuming, tensorboard, wandb_run
 from td3_brax.runs.device import platform, prepare_jax, resolve_devices
 from td3_brax.runs.run import Callback, Run
 from td3_brax.runs.signals import PREEMPTED, Signals
@@ -81,6 +81,7 @@ def launch(
     prepare_jax(explicit.get("deterministic", False), -(-devices // num_hosts), join)
     config = resolve_devices(resolve(explicit, platform()), explicit="devices" in explicit)
     make_schedule(config)
+    tensorboard.check(config)
     if run is not None and resuming.is_finished(run, config):
         print(f"{run} is complete; nothing to do")
         return 0, run

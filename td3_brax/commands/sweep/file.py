@@ -20,6 +20,7 @@ from td3_brax.cli import coerce
 from td3_brax.config import FIELDS, Config
 from td3_brax.option import ConfigError, nearest, show
 from td3_brax.presets import resolve
+from td3_brax.runs import tensorboard
 from td3_brax.runs.origin import absolute
 
 KEYS = (
@@ -108,6 +109,7 @@ class Sweep:
             explicit = {name: coerce(name, value) for name, value in options.items()}
             config = resolve(absolute(explicit) | {"devices": 1}, platform)
             make_schedule(config)
+            tensorboard.check(config)
         except ConfigError as error:
             varied = ", ".join(f"{name}={show(options[name])}" for name in self.varied)
             raise self.error(f"the run with {varied}" if varied else "parameters", str(error)) from None
