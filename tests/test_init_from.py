@@ -16,7 +16,8 @@ import yaml
 from said import names
 from test_resume import untimed
 from test_run import read_reports
-from toy import Point
+from test_tensorboard import scalars, written
+from toy import ARGV, POINT, Point
 
 import td3_brax
 from td3_brax import train
@@ -28,23 +29,6 @@ from td3_brax.presets import resolve
 from td3_brax.runs import checkpoint, origin
 from td3_brax.runs.program import Program
 
-OPTIONS: dict[str, Any] = {
-    "env": "toy:Point",
-    "num_envs": 8,
-    "updates_per_env_step": 0.25,
-    "hidden_sizes": [32, 32],
-    "batch_size": 64,
-    "replay_capacity": 8192,
-    "warmup_env_steps": 512,
-    "time_limit": 50,
-    "collect_time_limit": 0,
-    "gamma": 0.9,
-    "report_every": 256,
-    "eval_every": 256,
-    "eval_episodes": 16,
-    "eval_tau": 0.02,
-}
-ARGV = [*(f"--{name}={value}" for name, value in OPTIONS.items()), "--devices=1"]
 LEARNT = 40.0
 """A return that is near the best; the episodes have 50 steps of at most 1."""
 
@@ -66,11 +50,11 @@ def learnt(out: Path) -> Any:
 def test_a_changed_task_is_learnt_in_a_fraction_of_the_steps(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A weaker push, another goal; three seeds with new networks and three with learnt ones, in one program."""
+    """A weaker push, another goal; three seeds with new networks, three with learnt ones, in one program."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "source").symlink_to(source)
-    changed = {"env_args": '{"push": 0.2, "goal": 0.5}', "total_env_steps": 6144}
-    parameters = {name: {"value": value} for name, value in (OPTIONS | changed).items()}
+    changed = {"env_args": '{"push": 0.2, "goal": 0.5}', "total_env_steps": 6144, "tensorboard": True}
+    parameters = {name: {"value": value} for name, value in (POINT | changed).items()}
     parameters |= {"init_from": {"values": ["", "source"]}, "seed": {"values": [1, 2, 3]}}
     Path("s.yaml").write_text(yaml.safe_dump({"method": "grid", "parameters": parameters}))
     argv = ["s.yaml", "--devices=1", "--wandb=disabled", "--out=out"]
@@ -79,6 +63,7 @@ def test_a_changed_task_is_learnt_in_a_fraction_of_the_steps(
     for member in sorted(Path("out").glob("0*")):
         config = json.loads((member / "config.json").read_text())
         reports = read_reports(member)
+        assert scalars(member) == written(member)
         steps = next(r["env_steps"] for r in reports if r["eval/return_mean"] > LEARNT)
         needed[bool(config["init_from"])].append(steps)
         # Before the first update, the policy is the other run's, and no longer good.
@@ -128,7 +113,7 @@ def test_it_starts_with_the_very_networks_and_statistics(
     assert not state[".replay.rows"].any()
     assert not state[".members.env_steps"].any()
     assert state[".members.hyper.warmup_env_steps"] == 0
-    assert state[".members.hyper.learn_from"] == OPTIONS["warmup_env_steps"]
+    assert state[".members.hyper.learn_from"] == POINT["warmup_env_steps"]
     reports = read_reports(out)
     assert [r["updates"] for r in reports[:3]] == [0, 0, 64]
     assert reports[0]["eval/return_mean"] > LEARNT
@@ -235,7 +220,7 @@ def test_a_run_without_a_checkpoint_that_can_be_used_is_refused(
         yaml.safe_dump(
             {
                 "method": "grid",
-                "parameters": {n: {"value": v} for n, v in (OPTIONS | {"init_from": "damaged"}).items()},
+                "parameters": {n: {"value": v} for n, v in (POINT | {"init_from": "damaged"}).items()},
             }
         )
     )
@@ -251,7 +236,7 @@ def test_a_run_without_a_checkpoint_that_can_be_used_is_refused(
 @pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_place_of_a_pack_starts_from_it_and_the_others_do_not(source: Path, packed: bool) -> None:
     """Whether parameters are a tree, as on CPUs, or one array, as on accelerators."""
-    config = resolve(OPTIONS | {"hidden_sizes": (32, 32), "devices": 1, "init_from": str(source)}, "cpu")
+    config = resolve(POINT | {"hidden_sizes": (32, 32), "devices": 1, "init_from": str(source)}, "cpu")
     configs = [dataclasses.replace(config, seed=seed, total_env_steps=INT32_MAX - 5000) for seed in range(2)]
     program = build.build(config, Point(), side_by_side=packed)
     state = jax.jit(lambda: build.start(program, configs))()
@@ -286,7 +271,7 @@ def test_a_place_of_a_pack_starts_from_it_and_the_others_do_not(source: Path, pa
 
 def test_fit_takes_a_path(source: Path, tmp_path: Path) -> None:
     result = td3_brax.fit(
-        **OPTIONS | {"hidden_sizes": (32, 32)},
+        **POINT | {"hidden_sizes": (32, 32)},
         devices=1,
         total_env_steps=1536,
         init_from=source,

@@ -94,3 +94,23 @@ class Wide(Point):
         return Step(
             state=out.state, obs=jnp.append(out.obs, 0.0), reward=out.reward, terminated=out.terminated
         )
+
+
+POINT: dict[str, Any] = {
+    "env": "toy:Point",
+    "num_envs": 8,
+    "updates_per_env_step": 0.25,
+    "hidden_sizes": [32, 32],
+    "batch_size": 64,
+    "replay_capacity": 8192,
+    "warmup_env_steps": 512,
+    "time_limit": 50,
+    "collect_time_limit": 0,
+    "gamma": 0.9,
+    "report_every": 256,
+    "eval_every": 256,
+    "eval_episodes": 16,
+    "eval_tau": 0.02,
+}
+"""Options of a run that learns to hold the point; all with these share a program."""
+ARGV = [*(f"--{name}={value}" for name, value in POINT.items()), "--devices=1"]
