@@ -78,7 +78,7 @@ def test_it_shows_what_is_in_the_metrics(interrupted: Path) -> None:
     assert [step for step, _ in found["loss/critic"]] == [768, 1024, 1280]  # there are none in the warm-up
 
 
-@pytest.mark.parametrize("lost", [0, 2])
+@pytest.mark.parametrize("lost", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_resumed_run_shows_no_step_twice(interrupted: Path, tmp_path: Path, lost: int) -> None:
     """From its last checkpoint, and from one two reports before, as after a kill."""
     out = tmp_path / "run"
@@ -94,6 +94,7 @@ def test_a_resumed_run_shows_no_step_twice(interrupted: Path, tmp_path: Path, lo
     assert [step for step, _ in found["eval/return_mean"]] == [512, 1024, 1536, 2048]
 
 
+@pytest.mark.slow
 def test_it_can_be_switched_on_later(interrupted: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(interrupted, out)
