@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from td3_brax import __version__
 from td3_brax.cli import fail, guarded
 from td3_brax.commands import score
 from td3_brax.commands.eval import load, run_parser, summary, task_name
@@ -26,6 +25,7 @@ from td3_brax.option import ConfigError
 from td3_brax.policy import Policy, PolicyError
 from td3_brax.runs.device import prepare_jax
 from td3_brax.runs.tracking import one_line
+from td3_brax.runs.versions import versions
 
 TOGETHER = 256
 """Most episodes that are played at once."""
@@ -242,7 +242,7 @@ def job(argv: Sequence[str]) -> int:
     noise = f"Gaussian noise of {args.noise:g} on actions in [-1, 1]" if args.noise else "no noise"
     steps = policy.meta.get("env_steps", 0)
     about = {
-        "description": f"{task_name(config)}, simulated by td3-brax {__version__}. The {args.which} policy "
+        "description": f"{task_name(config)}, simulated by td3-brax {versions()['td3-brax']}. The {args.which} policy "
         f"of a TD3 run, after {steps:,} steps, with {noise}; seed {args.seed}.",
         "author": args.author,
         "author_email": args.author_email,
