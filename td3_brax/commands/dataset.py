@@ -240,9 +240,9 @@ def job(argv: Sequence[str]) -> int:
         broke = len(played) - len(whole)
         print(f"warning: {broke} of {args.episodes} episodes broke (physics or rewards) and are left out")
     noise = f"Gaussian noise of {args.noise:g} on actions in [-1, 1]" if args.noise else "no noise"
-    steps = policy.meta.get("env_steps", 0)
+    steps, version = policy.meta.get("env_steps", 0), versions()["td3-brax"]
     about = {
-        "description": f"{task_name(config)}, simulated by td3-brax {versions()['td3-brax']}. The {args.which} policy "
+        "description": f"{task_name(config)}, simulated by td3-brax {version}. The {args.which} policy "
         f"of a TD3 run, after {steps:,} steps, with {noise}; seed {args.seed}.",
         "author": args.author,
         "author_email": args.author_email,
