@@ -21,6 +21,7 @@ COMMANDS = {
         "score a saved policy on the device and in the real Gymnasium environment",
     ),
     "sweep": ("td3_brax.commands.sweep.run", "train the members of a W&B sweep together, in one program"),
+    "dataset": ("td3_brax.commands.dataset", "write a Minari dataset of a saved policy's episodes"),
     "render": (
         "td3_brax.commands.render.run",
         "make a film of a run's policy, or an interactive page in 3D",
