@@ -21,10 +21,13 @@ COMMANDS = {
         "score a saved policy on the device and in the real Gymnasium environment",
     ),
     "sweep": ("td3_brax.commands.sweep.run", "train the members of a W&B sweep together, in one program"),
+    "dataset": ("td3_brax.commands.dataset", "write a Minari dataset of a saved policy's episodes"),
     "render": (
         "td3_brax.commands.render.run",
         "make a film of a run's policy, or an interactive page in 3D",
     ),
+    "play": ("td3_brax.commands.play", "play a policy in MuJoCo's own viewer"),
+    "export": ("td3_brax.commands.export.run", "write a policy as an ONNX model, or with a model card"),
     "reproduce": (
         "td3_brax.commands.reproduce.run",
         "run the TD3 paper's experiments and compare with its numbers",

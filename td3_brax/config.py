@@ -36,6 +36,9 @@ class Config:
         varies=True,
     )
     out: str = option("", "run", "folder of the run (empty: runs/<env>-<preset>-s<seed>-<time>)", varies=True)
+    init_from: str = option(
+        "", "run", "folder of a run; start with its networks and observation statistics", varies=True
+    )
     devices: int = option(
         1,
         "run",
@@ -129,10 +132,7 @@ class Config:
         above=0,
     )
     num_atoms: int = option(
-        1,
-        "networks",
-        "atoms of the critics' value distribution (1: a single value, as in the paper)",
-        above=0,
+        1, "networks", "atoms of the critics' value distribution (1: one value, as in the paper)", above=0
     )
     compute_dtype: str = option(
         "float32",
@@ -216,6 +216,9 @@ class Config:
         choices=("online", "offline", "disabled"),
         may_change=True,
         varies=True,
+    )
+    tensorboard: bool = option(
+        False, "saving", "write the reports for TensorBoard to RUN/tensorboard", may_change=True, varies=True
     )
     film: bool = option(
         False,

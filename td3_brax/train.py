@@ -17,7 +17,7 @@ from td3_brax.cli import guarded, parse_train
 from td3_brax.config import Config
 from td3_brax.option import ConfigError
 from td3_brax.presets import CPU_DEVICES, resolve
-from td3_brax.runs import folder, hosts, resuming, wandb_run
+from td3_brax.runs import folder, hosts, origin, resuming, tensorboard, wandb_run
 from td3_brax.runs.device import platform, prepare_jax, resolve_devices
 from td3_brax.runs.run import Callback, Run
 from td3_brax.runs.signals import PREEMPTED, Signals
@@ -63,6 +63,7 @@ def launch(
     """
     if mode := wandb_run.mode_from_environment():
         explicit = {"wandb": mode, **explicit}
+    explicit = origin.absolute(explicit)
     all_devices = explicit.get("devices") == 0
     run = resuming.find_run(resume, explicit)
     if run is not None:
@@ -80,6 +81,7 @@ def launch(
     prepare_jax(explicit.get("deterministic", False), -(-devices // num_hosts), join)
     config = resolve_devices(resolve(explicit, platform()), explicit="devices" in explicit)
     make_schedule(config)
+    tensorboard.check(config)
     if run is not None and resuming.is_finished(run, config):
         print(f"{run} is complete; nothing to do")
         return 0, run
@@ -89,18 +91,20 @@ def launch(
         return _start(config, signals, began, callback)
     with folder.lock(run):
         start = resuming.find_start(run, print)
+        begin = None if start else origin.load(config)
         if start is None:
             folder.restart(run, config)
-        return Run(config, run, start, began, callback).train(signals), run
+        return Run(config, run, start, began, callback, begin).train(signals), run
 
 
 def _start(config: Config, signals: Signals, began: float, callback: Callback | None) -> tuple[int, Path]:
     """Train a new run; remove its folder if it fails before it has learnt anything."""
+    begin = origin.load(config)
     with folder.create_and_lock(config.out, f"{config.env}-{config.preset}-s{config.seed}") as out:
         folder.start_new(out, config, print)
         signals.new_folder = out
         try:
-            return Run(config, out, None, began, callback).train(signals), out
+            return Run(config, out, None, began, callback, begin).train(signals), out
         except BaseException:
             folder.discard(out)
             raise
@@ -111,9 +115,10 @@ def _follow(
 ) -> tuple[int, Path]:
     """Train on a host other than the first: take part in the run, and discard all files that it writes."""
     start = None if run is None else resuming.find_start(run, lambda _: None)
-    config = dataclasses.replace(config, wandb="disabled", film=False)
+    begin = None if start else origin.load(config)
+    config = dataclasses.replace(config, wandb="disabled", tensorboard=False, film=False)
     with tempfile.TemporaryDirectory() as discarded:
-        code = Run(config, Path(discarded), start, began, callback).train(signals)
+        code = Run(config, Path(discarded), start, began, callback, begin).train(signals)
     return code, run or Path(config.out)
 
 

@@ -30,7 +30,7 @@ CONFIGS = [
 
 def test_every_option_that_varies_is_data_of_the_program() -> None:
     """All of ``Hyper`` comes from options that vary; of the others that vary, the program knows nothing."""
-    host = {"preset", "out", "wandb", "film", "on_nonfinite"} | {
+    host = {"preset", "out", "init_from", "wandb", "tensorboard", "film", "on_nonfinite"} | {
         n for n in FIELDS if n.startswith("checkpoint_")
     }
     data = {field.name for field in dataclasses.fields(Hyper)} - {"learn_from"}

@@ -37,10 +37,17 @@ def over_members(
 
 
 def make_hyper(config: Config) -> Hyper:
-    """Return the hyperparameters of ``config`` that may differ between members, as scalars."""
+    """Return the hyperparameters of ``config`` that may differ between members, as scalars.
+
+    With ``init_from``, no action is uniformly random: the loaded policy plays the warm-up, with its
+    exploration noise. The first update then waits for a batch's worth of transitions at least, because a
+    few transitions would only spoil networks that have learnt something.
+    """
     learn_from = 0 if config.update_during_warmup else config.warmup_env_steps
-    integers = {"learn_from": learn_from} | {
-        name: getattr(config, name) for name in ("warmup_env_steps", "total_env_steps")
+    integers = {
+        "learn_from": max(learn_from, config.batch_size) if config.init_from else learn_from,
+        "warmup_env_steps": 0 if config.init_from else config.warmup_env_steps,
+        "total_env_steps": config.total_env_steps,
     }
     floats = [field.name for field in dataclasses.fields(Hyper) if field.name not in integers]
     return Hyper(

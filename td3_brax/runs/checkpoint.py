@@ -18,7 +18,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def to_device(arrays: Arrays, shapes: Any, shardings: Any) -> Any:
         CheckpointError: an array is missing, or differs from ``shapes`` in its shape or type.
     """
     named = jax.tree_util.tree_flatten_with_path(shapes)[0]
-    arrays = _match_packing({jax.tree_util.keystr(path): shape.shape for path, shape in named}, arrays)
+    arrays = match_packing({jax.tree_util.keystr(path): shape.shape for path, shape in named}, arrays)
 
     def leaf(path: Any, shape: Any, sharding: Any) -> Any:
         name = jax.tree_util.keystr(path)
@@ -75,7 +75,7 @@ def to_device(arrays: Arrays, shapes: Any, shardings: Any) -> Any:
     return jax.tree_util.tree_map_with_path(leaf, shapes, shardings)
 
 
-def _match_packing(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays) -> Arrays:
+def match_packing(shapes: Mapping[str, tuple[int, ...]], arrays: Arrays) -> Arrays:
     """Return ``arrays`` with each network's parameters in the form of ``shapes``: packed or as a tree.
 
     Accelerators keep the parameters as one array (``packing.py``), CPUs as a tree. A run may move between
@@ -268,17 +268,21 @@ def _unreadable(folder: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{folder} can't be read ({why})")
 
 
-def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
+def load(
+    folder: Path, wanted: Callable[[str], bool] = lambda name: True
+) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
     """Return a checkpoint's arrays, its ``host.json`` and copies of the run's files.
 
     Nothing from the folder is executed.
 
+    Args:
+        wanted: whether to read the array of this name; the others are not returned.
     Raises:
         CheckpointError: the checkpoint is incomplete, was changed, or has another format.
     """
     host = check(folder)
     try:
-        arrays = _orbax().restore((folder / "state").absolute(), restore_args=_as_numpy(folder))
+        arrays = _read((folder / "state").absolute(), wanted)
         files = folder / "files"
         contents = {str(p.relative_to(files)): p.read_bytes() for p in files.rglob("*") if p.is_file()}
     except Exception as error:  # a damaged file makes orbax and tensorstore raise many types
@@ -286,8 +290,11 @@ def load(folder: Path) -> tuple[Arrays, dict[str, Any], dict[str, bytes]]:
     return arrays, host, contents
 
 
-def _as_numpy(folder: Path) -> dict[str, Any]:
+def _read(state: Path, wanted: Callable[[str], bool]) -> Arrays:
     import orbax.checkpoint as ocp
 
-    names = _orbax().metadata((folder / "state").absolute()).item_metadata.tree
-    return {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    names = list(filter(wanted, _orbax().metadata(state).item_metadata.tree))
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
+    # An empty mapping of transformations lets orbax leave out what is not in ``item``.
+    read: Arrays = _orbax().restore(state, item=dict.fromkeys(names, 0), restore_args=as_numpy, transforms={})
+    return read

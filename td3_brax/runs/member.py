@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from td3_brax.runs import folder, resuming
+from td3_brax.runs import folder, origin, resuming
 from td3_brax.runs.jobs import Job
 from td3_brax.runs.journal import Journal, Seat
 from td3_brax.runs.record import Record
@@ -33,6 +33,7 @@ class Member:
         self.job, self.began = job, time.perf_counter()
         self.config = dataclasses.replace(job.config, out=str(out))
         self.stop = threading.Event()
+        self.origin = None if seat else origin.load(self.config)
         if seat:
             resuming.restore_files(out, self.config, seat.files)
             self.began -= seat.outcome.wall_s
@@ -41,7 +42,7 @@ class Member:
         wandb = None
         if job.config.wandb != "disabled":
             wandb = WandbRun(self.config, out, wandb_id, self.stop.set, line, membership)
-        self.record = Record(self.config, out, line, wandb, seat.outcome if seat else None)
+        self.record = Record(self.config, out, line, wandb, seat.outcome if seat else None, self.origin)
         self.trained_s = seat.trained_s if seat else 0.0
         self.evaluated_s = seat.evaluated_s if seat else 0.0
         if seat:

@@ -95,10 +95,11 @@ class Pack:
         from td3_brax.runs.program import Program
 
         # A free place trains a copy of the first member, whose results are ignored.
-        present = [member.config for member in self.members if member]
-        configs = [member.config if member else present[0] for member in self.members]
-        self.program = Program(configs, self.line, shards.spread(self.devices))
-        self.checkpoints = Checkpoints(self.out, present[0].checkpoint_keep, self._resumed_from)
+        present = [member for member in self.members if member]
+        members = [member or present[0] for member in self.members]
+        configs, origins = [one.config for one in members], [one.origin for one in members]
+        self.program = Program(configs, self.line, shards.spread(self.devices), origins)
+        self.checkpoints = Checkpoints(self.out, configs[0].checkpoint_keep, self._resumed_from)
         self.signals.training = True
 
     def _fill(self) -> bool:
@@ -107,7 +108,7 @@ class Pack:
             if member is None and not self.signals.code and (job := self.source.take(place)):
                 new = self._seat(place, job)
                 if self.program:
-                    self.program.put(place, new.config)
+                    self.program.put(place, new.config, new.origin)
         if any(self.members) and not self.program:
             self._compile()
             assert self.program is not None

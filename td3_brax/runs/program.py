@@ -28,6 +28,7 @@ from td3_brax.policy import Policy
 from td3_brax.runs import checkpoint, hosts, memory
 from td3_brax.runs.device import on_accelerator
 from td3_brax.runs.export import actor_params, make_policy
+from td3_brax.runs.origin import Origin, start_from
 from td3_brax.runs.tracking import Report, duration
 
 
@@ -65,9 +66,16 @@ class Program:
         configs: one for each member; they differ only in options that may vary.
         line: prints a line for people.
         layout: how members and arrays are distributed over the devices; a single run is split over all.
+        origins: what each member starts with, see :mod:`td3_brax.runs.origin`; empty if nothing.
     """
 
-    def __init__(self, configs: Sequence[Config], line: Callable[[str], None], layout: Layout) -> None:
+    def __init__(
+        self,
+        configs: Sequence[Config],
+        line: Callable[[str], None],
+        layout: Layout,
+        origins: Sequence[Origin | None] = (),
+    ) -> None:
         self.config = config = configs[0]
         self.configs, self.layout, self._line = list(configs), layout, line
         began = time.perf_counter()
@@ -89,6 +97,10 @@ class Program:
         chunk = self._jit(self.loop.train_chunk, (state,), (state, members), donate_argnums=(0,))
         shapes = jax.eval_shape(make, *begin)
         memory.check_state(shapes, layout, device)
+        self._origins = {place: origin for place, origin in enumerate(origins) if origin}
+        for origin in self._origins.values():
+            origin.check_sizes(config.env, self.task)
+            origin.fit(shapes)
 
         def greedy(m: Member, keys: jax.Array) -> Scores:
             policy, value = self.loop.policy(m.learner.actor_eval, m.obs_stats), self.loop.value(m)
@@ -130,6 +142,7 @@ class Program:
     def begin(self) -> None:
         """Initialise the state of all members."""
         self.state = self._make(*self._on_devices(self._begin(), self._make))
+        self.state = start_from(self.state, self._origins, self.configs)
 
     def _begin(self) -> tuple[jax.Array, Hyper]:
         """Return the keys and hyperparameters that the members start with."""
@@ -140,12 +153,13 @@ class Program:
         placed: tuple[Any, ...] = jax.tree.map(hosts.shard, args, compiled.input_shardings[0][-len(args) :])
         return placed
 
-    def put(self, place: int, config: Config) -> None:
+    def put(self, place: int, config: Config, origin: Origin | None = None) -> None:
         """Start a new member in a place; the other members are unchanged."""
         self.configs[place] = config
         mask = jnp.arange(len(self.configs)) == place
         key, hyper = jax.random.key(config.seed), make_hyper(config)
         self.state = self._put(self.state, mask, key, hyper)
+        self.state = start_from(self.state, {place: origin} if origin else {}, self.configs)
 
     @functools.cached_property
     def _put(self) -> Any:

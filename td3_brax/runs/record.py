@@ -16,7 +16,9 @@ from td3_brax.algorithm.schedule import make_schedule
 from td3_brax.config import Config
 from td3_brax.policy import Policy, PolicyError, load_policy, save_policy
 from td3_brax.runs.files import write_atomically
+from td3_brax.runs.origin import Origin
 from td3_brax.runs.outcome import Outcome
+from td3_brax.runs.tensorboard import EventFiles
 from td3_brax.runs.tracking import JsonLines, Report
 from td3_brax.runs.versions import machine
 from td3_brax.runs.wandb_run import WandbRun
@@ -33,6 +35,7 @@ class Record:
         line: prints a line for people.
         wandb: the W&B run, if there is one.
         outcome: the progress so far of a run that is resumed.
+        origin: what a new run starts with, if not with new networks.
     """
 
     def __init__(
@@ -42,24 +45,26 @@ class Record:
         line: Callable[[str], None],
         wandb: WandbRun | None = None,
         outcome: Outcome | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.config, self.out, self.line, self.wandb = config, out, line, wandb
         self.outcome = outcome or Outcome()
         self.kept: Policy | None = None
         """The policy in ``policy_best.npz``."""
         self.log = JsonLines(out / "metrics.jsonl", line)
-        self._write_about()
+        self._write_about({"init_from": origin.about} if origin else {})
+        self.events = EventFiles(out, line) if config.tensorboard else None
         self.tracked_s = 0.0
-        """Seconds that training waited for W&B."""
+        """Seconds that training waited for W&B and for TensorBoard's files."""
         self.schedule = make_schedule(config)
 
-    def _write_about(self) -> None:
-        """Add this process with its command and machine to ``about.json``."""
+    def _write_about(self, further: Mapping[str, Any]) -> None:
+        """Add this process with its command, its machine and ``further`` to ``about.json``."""
         path = self.out / "about.json"
         try:
             before = json.loads(path.read_text()) if path.exists() else []
             command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-            processes = [*before, {"command": command, "versions": machine()}]
+            processes = [*before, {"command": command, "versions": machine(), **further}]
             write_atomically(path, (json.dumps(processes, indent=2) + "\n").encode())
         except (OSError, ValueError) as error:
             self.line(f"warning: {path} could not be updated ({error})")
@@ -77,6 +82,8 @@ class Record:
     def resume(self, size: int, last: str) -> None:
         """Continue the log, which ended with ``last`` after ``size`` bytes, and load the best policy."""
         self.log.resume(size, last)
+        if self.events:
+            self.events.resume(last)
         if math.isfinite(self.outcome.best):
             with contextlib.suppress(PolicyError):
                 self.kept = load_policy(self.out, "best")
@@ -149,11 +156,13 @@ class Record:
         return ""
 
     def track(self, report: Report) -> None:
-        """Send one report to W&B, if the run has a W&B run."""
+        """Send one report to W&B and write it for TensorBoard, if the run does that."""
+        began = time.perf_counter()
         if self.wandb:
-            began = time.perf_counter()
             self.wandb.log(self.outcome.chunk, report)
-            self.tracked_s += time.perf_counter() - began
+        if self.events:
+            self.events.write(report)
+        self.tracked_s += time.perf_counter() - began
 
     def draw(self) -> None:
         """Draw the learning curve."""
@@ -174,7 +183,9 @@ class Record:
         self.line(f"{'film' if made else 'warning: no film'}: {output}")
 
     def close(self, code: int, preempted: bool, summary: Mapping[str, Any]) -> None:
-        """Make the film, if wanted, and end the W&B run, if there is one, with the run's results."""
+        """Close the event files, make the film, and end the W&B run with the results, as far as wanted."""
+        if self.events:
+            self.events.close()
         if self.config.film and not preempted and (self.out / POLICIES[-1]).exists():
             self.film()
         if not self.wandb:

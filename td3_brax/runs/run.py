@@ -16,6 +16,7 @@ from td3_brax.option import ConfigError
 from td3_brax.runs import hosts, resuming
 from td3_brax.runs.closing import closing_lines
 from td3_brax.runs.formatting import command, counted
+from td3_brax.runs.origin import Origin
 from td3_brax.runs.record import POLICIES, Record
 from td3_brax.runs.resuming import Start
 from td3_brax.runs.signals import DIVERGED, FAILED, PREEMPTED, TERMINATED, Signals
@@ -31,7 +32,13 @@ class Run:
     """A run in its folder, started anew or resumed from a checkpoint."""
 
     def __init__(
-        self, config: Config, out: Path, start: Start | None, began: float, callback: Callback | None = None
+        self,
+        config: Config,
+        out: Path,
+        start: Start | None,
+        began: float,
+        callback: Callback | None = None,
+        origin: Origin | None = None,
     ) -> None:
         """``began`` is the time when the command started (``time.perf_counter``)."""
         from td3_brax.runs.checkpoint import Checkpoints
@@ -41,7 +48,7 @@ class Run:
         self.display = Display(self.schedule.total_env_steps, quiet=not hosts.is_first())
         self.checkpoints = Checkpoints(out, config.checkpoint_keep, start.path if start else None)
         self._began = self._saved = self._command = began
-        self._start = start
+        self._start, self._origin = start, origin
         self._blocked_s = 0.0
         self._save_reported = False
         self._can_save = False
@@ -58,8 +65,11 @@ class Run:
         An error of the callback stops and saves the run as Ctrl-C does, and is raised at the end.
         """
         display, schedule, start = self.display, self.schedule, self._start
-        common = dataclasses.replace(self.config, out="", wandb="disabled", film=False)
-        hosts.check_same_on_all((common, versions(), start and start.outcome.chunk))
+        common = dataclasses.replace(
+            self.config, out="", init_from="", wandb="disabled", tensorboard=False, film=False
+        )
+        begun = start.outcome.chunk if start else self._origin and self._origin.env_steps
+        hosts.check_same_on_all((common, versions(), begun))
         if start and start.outcome.chunk >= schedule.chunks:
             display.line(f"{self.out} is complete: {start.outcome.env_steps:,} steps; nothing to do")
             return 0
@@ -73,13 +83,16 @@ class Run:
         from td3_brax.runs.program import Program
 
         imported = time.perf_counter()
-        self.program = Program([self.config], display.line, shards.split(self.config.devices))
-        self.record = Record(self.config, self.out, display.line, wandb, start.outcome if start else None)
+        layout, outcome = shards.split(self.config.devices), start.outcome if start else None
+        self.program = Program([self.config], display.line, layout, [self._origin])
+        self.record = Record(self.config, self.out, display.line, wandb, outcome, self._origin)
         if start:
             self._resume(start)
             self._start = start = None
         else:
             self.program.begin()
+        if self._origin:
+            display.line(self._origin.line)
         state = self.record.outcome
         asked, chunk = self.config.total_env_steps, schedule.env_steps
         rounded = f" ({asked:,}, rounded up to a multiple of {chunk:,})" * (asked != schedule.total_env_steps)

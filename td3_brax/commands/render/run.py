@@ -45,7 +45,8 @@ def choose_policies(
 
     Args:
         count: show that many episodes of the policy ``which``; with 0, one episode each of the untrained
-            policy (None in the returned list), an early one if it was saved, and ``which``.
+            policy (None in the returned list) unless the run began with trained networks, an early one if it
+            was saved, and ``which``.
 
     Raises:
         PolicyError: a policy can't be read.
@@ -53,8 +54,8 @@ def choose_policies(
     trained = load_policy(run, which)
     if count:
         return [trained] * count, [f"{config.env}, {_stage(trained)}"] * count
-    policies: list[Policy | None] = [None]
-    labels = ["before training"]
+    policies: list[Policy | None] = [] if config.init_from else [None]
+    labels = ["before training"] * len(policies)
     if (Path(run) / "policy_early.npz").exists():
         early = load_policy(run, "early")
         if early.meta.get("env_steps", 0) < trained.meta.get("env_steps", 0):

@@ -72,6 +72,7 @@ def algorithm_of(config: Mapping[str, Any], base: Mapping[str, Any]) -> str | No
         "eval_every",
         "eval_episodes",
         "wandb",
+        "tensorboard",
         "film",
         "checkpoint_every_min",
         "checkpoint_keep",

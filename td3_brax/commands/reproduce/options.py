@@ -23,6 +23,7 @@ NOT_OPTIONS = {
     **dict.fromkeys(("env", "seed", "total_env_steps"), "use --envs, --seeds and --steps instead"),
     "backend": "can't be set: the tasks are Gymnasium's, not brax's",
     "checkpoint_replay": "can't be set: members' checkpoints always hold the replay",
+    "init_from": "can't be set: the paper's runs begin with new networks",
 }
 """Options of ``td3-brax train`` that this command refuses, with the reason."""
 

@@ -20,6 +20,8 @@ from td3_brax.cli import coerce
 from td3_brax.config import FIELDS, Config
 from td3_brax.option import ConfigError, nearest, show
 from td3_brax.presets import resolve
+from td3_brax.runs import tensorboard
+from td3_brax.runs.origin import absolute
 
 KEYS = (
     "program",
@@ -105,8 +107,9 @@ class Sweep:
         """
         try:
             explicit = {name: coerce(name, value) for name, value in options.items()}
-            config = resolve(explicit | {"devices": 1}, platform)
+            config = resolve(absolute(explicit) | {"devices": 1}, platform)
             make_schedule(config)
+            tensorboard.check(config)
         except ConfigError as error:
             varied = ", ".join(f"{name}={show(options[name])}" for name in self.varied)
             raise self.error(f"the run with {varied}" if varied else "parameters", str(error)) from None

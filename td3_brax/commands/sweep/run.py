@@ -16,7 +16,7 @@ from td3_brax.commands.sweep.jobs import make_job
 from td3_brax.commands.sweep.online import Suggestions, WandbSweep, register
 from td3_brax.config import Config
 from td3_brax.option import ConfigError, show
-from td3_brax.runs import folder, journal
+from td3_brax.runs import folder, journal, origin
 from td3_brax.runs.device import platform, prepare_jax
 from td3_brax.runs.formatting import command, counted, number
 from td3_brax.runs.jobs import Job, count_places, group_by_program
@@ -90,13 +90,11 @@ def _begin(given: argparse.Namespace) -> int:
         available = _start_jax(sweep, devices)
         if devices > available:
             raise ConfigError("devices", devices, f"only {counted(available, 'device')} available")
+        jobs = [] if sweep.suggested else planned(sweep, seed, platform(), mode)
         if sweep.suggested:
             _check_suggestions(sweep, platform())
-        _announce(
-            sweep,
-            [] if sweep.suggested else group_by_program(planned(sweep, seed, platform(), mode)),
-            members,
-        )
+        origin.check_all(one.config for one in jobs)
+        _announce(sweep, group_by_program(jobs), members)
         folder_name = "-".join("".join(c if c.isalnum() else " " for c in sweep.name).split())
         with folder.create_and_lock(given.out or "", folder_name) as out:
             signals.new_folder = out
@@ -154,7 +152,7 @@ def _train(sweep: Sweep, plan: journal.Plan, out: Path, devices: int, signals: S
             jobs = planned(sweep, plan.seed, plan.platform, plan.wandb)
             train_jobs(shared, jobs, plan.members, devices)
     except ConfigError as error:
-        if plan.members == 1:
+        if plan.members == 1 or isinstance(error, origin.OriginError):
             raise
         raise SweepError(f"{error}; or lower --members={plan.members} to train fewer at once") from None
     _line(f"saved in {out}:")
@@ -201,6 +199,7 @@ def _check_suggestions(sweep: Sweep, platform: str) -> None:
     shapes: list[tuple[dict[str, Any], Config]] = []
     for options in sweep.corners():
         shapes.append((options, sweep.config(options, platform)))
+    origin.check_all(config for _, config in shapes)
     first, config = shapes[0]
     for options, other in shapes[1:]:
         if other.shape != config.shape:
