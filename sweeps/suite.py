@@ -30,6 +30,7 @@ import yaml
 
 from td3_brax.commands.report.runs import Run, RunsError, find
 from td3_brax.commands.report.stats import iqm
+from td3_brax.commands.report.tables import number
 
 FILE = Path(__file__).with_name("suite.yaml")
 LAST = 4
@@ -163,13 +164,18 @@ def interval(scores: Sequence[Scored]) -> tuple[float, float, float]:
     return float(iqm(np.concatenate([one.shares for one in scores]))), float(low), float(high)
 
 
+def returns(one: Scored) -> str:
+    """Return the return of each seed, as text."""
+    return ", ".join(number(value) for value in one.returns)
+
+
 def rows(suite: Mapping[str, Any], scores: Sequence[Scored]) -> list[list[str]]:
     """Return the table's rows: one for each task, lowest share first."""
     table = []
     for one in sorted(scores, key=lambda one: float(one.shares.mean())):
         task = suite["tasks"][one.task]
         row = [f"`{one.task}`", one.part, f"{one.shares.mean():.2f}"]
-        row += [", ".join(f"{value:,.4g}" for value in one.returns)]
+        row += [returns(one)]
         row += [f"{task['reference']:,} ({task['source']})"]
         table.append([*row, f"{one.runs[0].reports[-1]['env_steps']:,}", f"{one.minutes:.0f}"])
     return table
