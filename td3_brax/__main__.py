@@ -25,6 +25,8 @@ COMMANDS = {
         "td3_brax.commands.render.run",
         "make a film of a run's policy, or an interactive page in 3D",
     ),
+    "play": ("td3_brax.commands.play", "play a policy in MuJoCo's own viewer"),
+    "export": ("td3_brax.commands.export.run", "write a policy as an ONNX model, or with a model card"),
     "reproduce": (
         "td3_brax.commands.reproduce.run",
         "run the TD3 paper's experiments and compare with its numbers",

@@ -116,7 +116,7 @@ def load_policy(run: str | os.PathLike[str], which: str = "best") -> Policy:
 
     Args:
         run: folder of a run, or path of a ``policy_*.npz``.
-        which: ``best`` (by evaluation) or ``last``; used only if ``run`` is a folder.
+        which: ``best`` (by evaluation), ``last`` or ``early``; used only if ``run`` is a folder.
     Raises:
         PolicyError: the file does not exist or is damaged.
     """

@@ -19,7 +19,7 @@ from td3_brax.runs.formatting import counted, number
 
 
 def load(run: str, which: str) -> tuple[Config, Policy]:
-    """Load the options and the policy (``best`` or ``last``) from the run's folder.
+    """Load the options and the policy (``best``, ``last`` or ``early``) from the run's folder.
 
     Raises:
         ConfigError: the options can't be read.
@@ -95,10 +95,16 @@ def interval(returns: np.ndarray) -> tuple[float, float]:
     return float(returns.mean()) - half, float(returns.mean()) + half
 
 
-def run_parser(command: str, description: str | None, episodes: int, episodes_help: str = "") -> Parser:
+def run_parser(
+    command: str,
+    description: str | None,
+    episodes: int,
+    episodes_help: str = "",
+    run_help: str = "folder of the run",
+) -> Parser:
     """Make a parser with the options that commands about a saved policy share."""
     parser = Parser(prog=f"td3-brax {command}", description=description)
-    parser.add_argument("run", help="folder of the run")
+    parser.add_argument("run", help=run_help)
     parser.add_argument(
         "--episodes",
         type=positive,
@@ -109,7 +115,10 @@ def run_parser(command: str, description: str | None, episodes: int, episodes_he
         "--seed", type=whole_number, default=0, help="seed of the initial states (default: 0)"
     )
     parser.add_argument(
-        "--which", choices=("best", "last"), default="best", help="which saved policy (default: best)"
+        "--which",
+        choices=("best", "last", "early"),
+        default="best",
+        help="which saved policy (default: best)",
     )
     return parser
 

@@ -77,7 +77,7 @@ class Stage:
         self.renderer = mujoco.Renderer(self.model, HIGH, WIDE)
         self.camera = mujoco.MjvCamera()
         self.camera.azimuth, self.camera.elevation = scene.azimuth, scene.elevation
-        self.camera.distance = (2.4 if scene.elevation < -15 else 3.0) * scene.size
+        self.camera.distance = scene.distance
 
     def picture(self, poses: Poses, frame: int, lookat: np.ndarray) -> np.ndarray:
         """Draw one frame; return the picture [HIGH, WIDE, 3]."""

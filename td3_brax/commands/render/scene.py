@@ -81,6 +81,11 @@ class Scene:
         """Elevation of the camera, in degrees."""
         return -89.0 if self.above else -8.0 if self.flat else -22.0
 
+    @property
+    def distance(self) -> float:
+        """Distance of the camera from the robot, in metres."""
+        return (2.4 if self.elevation < -15 else 3.0) * self.size
+
 
 def make_scene(model: mujoco.MjModel) -> Scene:
     """Find the visible shapes of ``model``, its ground, and where to look from."""
