@@ -1,9 +1,10 @@
-"""sweeps/suite.py: trains what is left, and scores runs as shares of references."""
+"""sweeps/suite.py trains what is left, and scores runs as shares of references; sweeps/keep.py keeps runs."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
+from td3_brax.commands.report.runs import find
 from td3_brax.commands.sweep.file import load
 from td3_brax.presets import resolve
 
@@ -22,15 +24,20 @@ SWEEPS = Path(__file__).parent.parent / "sweeps"
 POLE, ANT = "InvertedPendulum-v5", "ant"
 
 
-@pytest.fixture
-def suite() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("suite", SWEEPS / "suite.py")
+def module(name: str) -> ModuleType:
+    """Load a program of ``sweeps``."""
+    spec = importlib.util.spec_from_file_location(name, SWEEPS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["suite"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    loaded = importlib.util.module_from_spec(spec)
+    sys.modules[name] = loaded  # dataclasses look their module up
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+@pytest.fixture
+def suite() -> ModuleType:
+    return module("suite")
 
 
 def write_run(place: Path, options: dict[str, Any], returns: Sequence[float]) -> None:
@@ -152,3 +159,32 @@ def test_two_tasks_are_trained(suite: ModuleType, tmp_path: Path) -> None:
     command = [f"--out={tmp_path}", f"--tasks={POLE},Reacher-v5", "--env_steps=8192"]
     assert suite.main([*command, f"--options={json.dumps(tiny)}"]) == 0
     assert (tmp_path / "suite.md").read_text().count("8,192") == 2
+
+
+def test_kept_runs_name_no_path_of_the_machine(tmp_path: Path) -> None:
+    """And the report finds them where they are kept, with their options and evaluations."""
+    keep = module("keep")
+    source, target = tmp_path / "home" / "runs", tmp_path / "results"
+    write_run(source / POLE / "001", {"env": POLE, "out": str(source / POLE / "001")}, [1.0, 2.0])
+    arguments = f'{{"xml": "{source}/b.xml"}}'
+    command = f"__main__.py sweep {source}/a.yaml --out={source} '--env_args={arguments}' --tau=1/2"
+    about = [{"command": command, "versions": {"device": "CPU"}}]
+    (source / POLE / "001" / "about.json").write_text(json.dumps(about))
+    (source / POLE / "001" / "policy_best.npz").write_bytes(b"large")
+    assert keep.main([str(source), str(target)]) == 0
+    files = [path for path in target.rglob("*") if path.is_file()]
+    assert sorted(path.name for path in files) == ["about.json", "config.json", "metrics.jsonl"]
+    assert not any(str(tmp_path) in path.read_text() for path in files)
+    (run,) = find([str(target)])
+    assert run.config["out"] == f"{POLE}/001"
+    assert run.about[0]["command"] == (
+        'td3-brax sweep a.yaml --out=runs \'--env_args={"xml": "b.xml"}\' --tau=1/2'
+    )
+    assert [report["eval/return_mean"] for report in run.evaluations] == [1, 2]
+    assert keep.main([str(tmp_path / "home" / "nothing"), str(target)]) == 1
+
+
+def test_everything_that_is_kept_names_no_absolute_path() -> None:
+    kept = [*(SWEEPS / "results").rglob("*.json")]
+    assert len(kept) > 100
+    assert [path for path in kept if re.search(r"[\"'= ]/\w+/", path.read_text())] == []
