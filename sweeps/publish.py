@@ -30,6 +30,9 @@ from td3_brax.commands.report.stats import Curves, curves
 from td3_brax.commands.report.tables import Measured, Table, number, scored
 from td3_brax.runs.tracking import duration
 
+sys.path.insert(0, str(Path(__file__).parent))  # also where the file is loaded as a module
+import suite
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "sweeps" / "results"
 PICTURES = ROOT / "docs" / "pictures"
@@ -282,6 +285,30 @@ def table_phases() -> Table:
     return Table([*head, "version"], rows)
 
 
+def table_suite() -> Table:
+    """The suite's tasks by recipe: the mean share of the reference, and the return of each seed."""
+    listed = suite.load()
+    recipes: dict[str, dict[str, suite.Scored]] = {}
+    for place in sorted((RESULTS / "suite").glob("*")):
+        runs = {name: suite.read(place, name) for name in listed["tasks"]}
+        recipes[place.name] = {name: suite.score(listed, name, own) for name, own in runs.items() if own}
+    rows = []
+    for name, task in listed["tasks"].items():
+        if any(name in scores for scores in recipes.values()):
+            rows.append([f"`{name}`", task["part"], f"{task['reference']:,} ({task['source']})"])
+            for scores in recipes.values():
+                one = scores.get(name)
+                rows[-1] += [f"{one.shares.mean():.2f}", suite.returns(one)] if one else [NOT_RUN, ""]
+    shared = [set(scores) for scores in recipes.values()]
+    both = set.intersection(*shared) if shared else set()
+    rows.append([f"interquartile mean of {len(both)} tasks", "", ""])
+    for scores in recipes.values():
+        mean, low, high = suite.interval([scores[name] for name in scores if name in both])
+        rows[-1] += [f"{mean:.2f}", f"[{low:.2f}, {high:.2f}]"]
+    head = ["task", "part", "reference"]
+    return Table([*head, *(column for recipe in recipes for column in (recipe, "seeds"))], rows)
+
+
 def table_summary() -> Table:
     """The longest runs of each task, for a page that has room for one table."""
     rows = []
@@ -304,6 +331,7 @@ TABLES: dict[str, Callable[[], Table]] = {
     "rewards": table_rewards,
     "pendulum": table_pendulum,
     "phases": table_phases,
+    "suite": table_suite,
 }
 
 

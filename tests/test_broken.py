@@ -1,4 +1,4 @@
-"""What breaks (physics, observations, rewards) is left out wherever it enters, reported, and never a result."""
+"""What breaks (physics, observations, rewards) is left out, reported, and never a result."""
 
 from __future__ import annotations
 
