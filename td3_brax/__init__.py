@@ -7,7 +7,7 @@ from td3_brax.policy import Policy, PolicyError, load_policy
 if TYPE_CHECKING:
     from td3_brax.api import Result, fit
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 __all__ = ["Policy", "PolicyError", "Result", "__version__", "fit", "load_policy"]
 
 
