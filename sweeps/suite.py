@@ -5,7 +5,7 @@
     python sweeps/suite.py --out runs/tau --options '{"tau": 0.1}' # `quick` with one change
     python sweeps/suite.py --out runs/suite --tasks ant,hopper
 
-``suite.yaml`` lists the tasks and their references. Each task is one packed sweep with one member for each
+``tasks/suite.yaml`` lists the tasks and their references. Each task is one packed sweep with one member for each
 seed, and each core trains one task at a time. Start the command again to continue: finished tasks are kept,
 and an interrupted task starts anew. The table is printed and written to ``suite.md`` in the folder.
 """
@@ -32,7 +32,7 @@ from td3_brax.commands.report.runs import Run, RunsError, find
 from td3_brax.commands.report.stats import iqm
 from td3_brax.commands.report.tables import number
 
-FILE = Path(__file__).with_name("suite.yaml")
+FILE = Path(__file__).parent / "tasks" / "suite.yaml"
 LAST = 4
 """Evaluations at the end of a run that its score averages."""
 RESAMPLES = 2000
