@@ -5,9 +5,9 @@
     python sweeps/suite.py --out runs/tau --options '{"tau": 0.1}' # `quick` with one change
     python sweeps/suite.py --out runs/suite --tasks ant,hopper
 
-``tasks/suite.yaml`` lists the tasks and their references. Each task is one packed sweep with one member for each
-seed, and each core trains one task at a time. Start the command again to continue: finished tasks are kept,
-and an interrupted task starts anew. The table is printed and written to ``suite.md`` in the folder.
+``tasks/suite.yaml`` lists the tasks and their references. Each task is one packed sweep with one member for
+each seed, and each core trains one task at a time. Start the command again to continue: finished tasks are
+kept, and an interrupted task starts anew. The table is printed and written to ``suite.md`` in the folder.
 """
 
 from __future__ import annotations
