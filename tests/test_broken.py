@@ -1,4 +1,4 @@
-"""What breaks (physics, observations, rewards) is left out, reported, and never a result."""
+"""Broken physics, observations and rewards are left out and reported, and are never a result."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def policy(task: type[Toy] = Toy) -> Policy:
 
 
 def test_episodes_are_those_of_the_bare_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In three batches, the last not full: terminated, truncated and broken ones, with noise."""
+    """Play terminated, truncated and broken episodes with noise, in three batches, the last one not full."""
     monkeypatch.setattr(dataset, "TOGETHER", 16)
     task, acts = Toy(LONGEST, POISON), policy()
     step = jax.jit(task.step)

@@ -71,7 +71,7 @@ def in_onnxruntime(model: bytes | str, obs: np.ndarray) -> np.ndarray:
 
 
 def rounding(policy: Policy, obs: np.ndarray) -> np.ndarray:
-    """How far float32's rounding can move actions [batch, A], in the action range.
+    """Return how far float32's rounding can move actions [batch, A], in the action range.
 
     Without a clip, an observation of 1e6 makes sums whose rounding is no longer small beside tanh's width.
     """

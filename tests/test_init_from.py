@@ -235,7 +235,7 @@ def test_a_run_without_a_checkpoint_that_can_be_used_is_refused(
 
 @pytest.mark.parametrize("packed", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_place_of_a_pack_starts_from_it_and_the_others_do_not(source: Path, packed: bool) -> None:
-    """Whether parameters are a tree, as on CPUs, or one array, as on accelerators."""
+    """Keep parameters as a tree, as on CPUs, or as one array, as on accelerators."""
     config = resolve(POINT | {"hidden_sizes": (32, 32), "devices": 1, "init_from": str(source)}, "cpu")
     configs = [dataclasses.replace(config, seed=seed, total_env_steps=INT32_MAX - 5000) for seed in range(2)]
     program = build.build(config, Point(), side_by_side=packed)

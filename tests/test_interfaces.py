@@ -116,7 +116,7 @@ def test_many_do_what_gymnasiums_own_do_with_the_real_task(mode: AutoresetMode, 
 
 
 class Model:
-    """What one :class:`Toy` has to do, in plain Python."""
+    """Do in plain Python what one :class:`Toy` has to do."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

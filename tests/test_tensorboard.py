@@ -27,14 +27,14 @@ Scalars = dict[str, list[tuple[int, float]]]
 
 
 def scalars(out: Path) -> Scalars:
-    """What TensorBoard shows of the run in ``out``."""
+    """Return what TensorBoard shows of the run in ``out``."""
     found = EventAccumulator(str(out / "tensorboard"), size_guidance={"scalars": 0})
     found.Reload()
     return {name: [(e.step, e.value) for e in found.Scalars(name)] for name in found.Tags()["scalars"]}
 
 
 def of(reports: list[dict[str, Any]]) -> Scalars:
-    """What it should show of these reports: whatever is finite, as 32-bit numbers."""
+    """Return what it should show of these reports: whatever is finite, as 32-bit numbers."""
     found: Scalars = {}
     for report in reports:
         for name, value in report.items():
@@ -44,7 +44,7 @@ def of(reports: list[dict[str, Any]]) -> Scalars:
 
 
 def written(out: Path) -> Scalars:
-    """What it should show of the run in ``out``."""
+    """Return what it should show of the run in ``out``."""
     return of(read_reports(out))
 
 

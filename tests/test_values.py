@@ -129,7 +129,7 @@ def test_a_constant_added_to_rewards_moves_all_values_alike(offset):
     ],
 )
 def test_new_critics_give_the_value_of_the_first_batches(terminated, gamma, steps, value):
-    """In all states alike; by hand: ``value = reward + discount * value``."""
+    """Compare with ``value = reward + discount * value`` by hand; it is the same in all states."""
     td3 = TD3(Actor((8,), ACTION), Critic((8,), 2, 51), DELAY)
     floats = {name: jnp.float32(x) for name, x in (HYPER | {"gamma": gamma}).items()}
     hyper = Hyper(**floats, warmup_env_steps=0, learn_from=0, total_env_steps=1)

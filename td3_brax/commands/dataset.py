@@ -44,7 +44,7 @@ class Episode:
     rewards: np.ndarray
     """[T]."""
     terminated: bool
-    """Whether the task ended it; otherwise the time limit truncated it."""
+    """True if the task ended the episode, false if the time limit truncated it."""
 
 
 def record(

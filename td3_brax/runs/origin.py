@@ -36,7 +36,7 @@ class OriginError(ConfigError):
 
 @dataclass(frozen=True)
 class Origin:
-    """What a run starts with: networks and observation statistics from a checkpoint of another run.
+    """Networks and observation statistics of another run's checkpoint, with which a new run starts.
 
     Optimiser states and the replay are not among it. Adam's moments belong to the gradients of the old task,
     and the old transitions have the old rewards.
@@ -54,12 +54,12 @@ class Origin:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What ``about.json`` tells about it."""
+        """The entry in ``about.json``."""
         return {"run": self.run, "env_steps": self.env_steps, "td3-brax": self.version}
 
     @property
     def line(self) -> str:
-        """What the run prints about it."""
+        """The line that the run prints."""
         return (
             f"starting with the networks and observation statistics of {self.run} at {self.env_steps:,} steps"
         )

@@ -30,7 +30,7 @@ class BatchState:
 
 @flax.struct.dataclass
 class BatchStep:
-    """What N environments return from one step. See :class:`td3_brax.envs.interfaces.guarded.Outcome`."""
+    """The result of one step of N environments. See :class:`td3_brax.envs.interfaces.guarded.Outcome`."""
 
     obs: Any
     """[N, O]"""

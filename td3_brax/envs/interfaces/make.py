@@ -17,7 +17,7 @@ NOT_FOR = {
     "gymnax": ("num_envs", "autoreset"),
     "gymnasium": ("autoreset",),
 }
-"""What a kind does not take; Gymnasium's only without ``num_envs``."""
+"""Arguments that a kind refuses; Gymnasium's only without ``num_envs``."""
 INSTEAD = {
     "brax": "use brax's wrappers, such as brax.envs.training.wrap(env, episode_length=1000)",
     "gymnax": "batch reset and step with jax.vmap; step begins the next episode itself",
