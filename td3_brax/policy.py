@@ -78,8 +78,12 @@ class Policy:
         Raises:
             ValueError: the observations have the wrong size.
         """
+        return self.in_task_units(self(observation)), None
+
+    def in_task_units(self, actions: np.ndarray) -> np.ndarray:
+        """Return actions [..., A] in [-1, 1] in the task's own units."""
         low, high = self.action_low, self.action_high
-        return np.clip(low + (self(observation) + 1) / 2 * (high - low), low, high), None
+        return np.clip(low + (actions + 1) / 2 * (high - low), low, high)
 
 
 def save_policy(policy: Policy, path: Path) -> None:

@@ -80,7 +80,7 @@ def test_without_noise_actions_are_the_policys_and_more_episodes_begin_with_the_
         assert other is not None
         np.testing.assert_array_equal(one.obs, other.obs)
         np.testing.assert_allclose(one.actions, acts(one.obs[:-1]), atol=1e-6)
-        units = dataset.in_task_units(acts, one.actions)
+        units = acts.in_task_units(one.actions)
         np.testing.assert_allclose(units, acts.predict(one.obs[:-1])[0], atol=1e-5)
         assert units.dtype == np.float32
         assert np.abs(units).max() <= 2

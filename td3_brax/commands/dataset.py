@@ -112,12 +112,6 @@ def record(
             )
 
 
-def in_task_units(policy: Policy, actions: np.ndarray) -> np.ndarray:
-    """Return actions [..., A] in [-1, 1] in the task's own units, as float32."""
-    low, high = policy.action_low, policy.action_high
-    return np.clip(low + (actions + 1) / 2 * (high - low), low, high, dtype=np.float32)
-
-
 def check_name(name: str) -> Any:
     """Return the folder of the dataset ``name``, which does not exist yet.
 
@@ -170,7 +164,7 @@ def write(
             EpisodeBuffer(
                 id=number,
                 observations=episode.obs.astype(obs_space.dtype),
-                actions=in_task_units(policy, episode.actions).astype(action_space.dtype),
+                actions=policy.in_task_units(episode.actions).astype(action_space.dtype),
                 rewards=episode.rewards.astype(np.float64),
                 terminations=last & episode.terminated,
                 truncations=last & (not episode.terminated),
